@@ -1,0 +1,146 @@
+"""One way to declare a row: a tuple of columns, from which every representation is made.
+
+A derived record (`bins`, `trades`) is declared once as a tuple of `Column`. From it come the Arrow schema that travels
+on topics and lies in the lake, the packed NumPy row that hashes are taken over, and, in `sinks/ddl`, the ClickHouse
+table. A table of rows in memory is a mapping from column name to array: shape `(rows,)` for scalars, `(rows, width)`
+for vectors. Nothing else about a row is stored anywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+Table: TypeAlias = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a derived record.
+
+    Attributes:
+        name: Field name, unit as suffix where it has one.
+        dtype: NumPy type of one element: `i1 i4 i8 f8`.
+        unit: Unit of the value, or what it counts.
+        doc: Meaning, and the value that stands for "missing".
+        width: 0 for a scalar, else the fixed number of elements of a vector.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    doc: str
+    width: int = 0
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """Little-endian element type."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """Arrow type: the element, or a fixed-size list of it."""
+        element = pa.from_numpy_dtype(np.dtype(self.dtype))
+        return pa.list_(pa.field("item", element, nullable=False), self.width) if self.width else element
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that this column adds to a packed row."""
+        return int(self.numpy_dtype.itemsize) * max(1, self.width)
+
+
+def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """Arrow schema of the columns in order; no field is nullable; each field carries its unit as metadata."""
+    fields = [pa.field(c.name, c.arrow_type, nullable=False, metadata={"unit": c.unit}) for c in columns]
+    return pa.schema(fields, metadata=dict(metadata) if metadata else None)
+
+
+def row_dtype(columns: Sequence[Column]) -> np.dtype:
+    """Packed little-endian row: the columns in order, no padding. What content hashes are taken over."""
+    return np.dtype([(c.name, c.numpy_dtype, (c.width,)) if c.width else (c.name, c.numpy_dtype) for c in columns])
+
+
+def empty_table(columns: Sequence[Column], rows: int = 0) -> dict[str, np.ndarray]:
+    """A table of `rows` zeroed rows."""
+    return {c.name: np.zeros((rows, c.width) if c.width else rows, c.numpy_dtype) for c in columns}
+
+
+def table_rows(table: Table) -> int:
+    """Number of rows of a table; 0 for a table without columns."""
+    return next((len(a) for a in table.values()), 0)
+
+
+def slice_table(table: Table, start: int, stop: int) -> dict[str, np.ndarray]:
+    """Rows `start:stop` as views."""
+    return {name: array[start:stop] for name, array in table.items()}
+
+
+def concat_tables(tables: Sequence[Table], columns: Sequence[Column]) -> dict[str, np.ndarray]:
+    """The rows of all tables in order; an empty table of the columns when there are none."""
+    if len(tables) == 1:
+        return dict(tables[0])
+    if not tables:
+        return empty_table(columns)
+    return {c.name: np.concatenate([t[c.name] for t in tables]) for c in columns}
+
+
+def to_arrow(table: Table, columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> pa.RecordBatch:
+    """The table as one Arrow record batch, without copying contiguous arrays."""
+    arrays = []
+    for c in columns:
+        flat = np.ascontiguousarray(table[c.name], dtype=c.numpy_dtype)
+        values = pa.array(flat.reshape(-1))
+        arrays.append(pa.FixedSizeListArray.from_arrays(values, type=c.arrow_type) if c.width else values)
+    return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(columns, metadata))
+
+
+def from_arrow(batch: pa.RecordBatch | pa.Table, columns: Sequence[Column]) -> dict[str, np.ndarray]:
+    """The named columns of an Arrow batch or table as arrays; vectors get shape `(rows, width)`.
+
+    Raises:
+        KeyError: a column is missing.
+        ValueError: a column has another type than declared.
+    """
+    out: dict[str, np.ndarray] = {}
+    for c in columns:
+        column = batch.column(c.name)
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        if column.type != c.arrow_type:
+            raise ValueError(f"column {c.name} is {column.type}, expected {c.arrow_type}")
+        flat = column.flatten() if c.width else column
+        array = flat.to_numpy(zero_copy_only=False)
+        out[c.name] = array.reshape(len(column), c.width) if c.width else array
+    return out
+
+
+class RowHash:
+    """Running sha256 over packed rows; equal for equal rows, however they were cut into tables."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = tuple(columns)
+        self._dtype = row_dtype(columns)
+        self._hash = sha256()
+        self.rows = 0
+
+    def update(self, table: Table) -> None:
+        """Add the rows of a table, in order."""
+        rows = table_rows(table)
+        packed = np.empty(rows, self._dtype)
+        for c in self._columns:
+            packed[c.name] = table[c.name]
+        self._hash.update(packed.view(np.uint8).data)
+        self.rows += rows
+
+    def hexdigest(self) -> str:
+        """Hash of all rows so far, 64 hex digits."""
+        return self._hash.hexdigest()
+
+
+def hash_of_hashes(by_instrument: Mapping[str, str]) -> str:
+    """sha256 over the sorted list of (instrument, hash), each as `instrument<TAB>hash<LF>` in UTF-8."""
+    lines = "".join(f"{name}\t{digest}\n" for name, digest in sorted(by_instrument.items()))
+    return sha256(lines.encode()).hexdigest()
