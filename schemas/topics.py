@@ -1,0 +1,89 @@
+"""The topic catalogue: every topic, once. `barograph topics apply` makes them so; docs/topics.md is generated from it.
+
+Retention is off on every topic of a tape: a tape of last year would otherwise be deleted within minutes of being
+published, because Kafka goes by the messages' own time. Kafka also refuses stamps more than an hour ahead of the
+broker's clock unless told otherwise. Size is bounded by deleting tapes, not by time.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+MESSAGE_BYTES_MAX: Final = 8 << 20
+"""Largest message, bytes; broker, topics and every client agree on it. A part of bins is cut at 4 MiB of rows and a raw
+block has 224 KiB at most, so twice the larger leaves room for headers; above it, brokers elsewhere would refuse."""
+
+Scope = Literal["tape", "line", "global"]
+
+_FOREVER: Final = {
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "message.timestamp.after.max.ms": str((1 << 63) - 1),
+    "message.timestamp.type": "CreateTime",
+    "max.message.bytes": str(MESSAGE_BYTES_MAX),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One entry of the catalogue.
+
+    Attributes:
+        stream: name of the stream; the topic is `TAPE.STREAM.vN`, `TAPE.LINE.STREAM.vN` or `STREAM.vN` by scope.
+        scope: whether a topic of it exists per tape, per tape and line, or once.
+        version: N above; a new one is a new topic.
+        key: what the key holds.
+        value: what the value holds.
+        producer: who writes it.
+        consumers: who reads it.
+        compacted: whether only the newest value of each key is kept.
+    """
+
+    stream: str
+    scope: Scope
+    version: int
+    key: str
+    value: str
+    producer: str
+    consumers: tuple[str, ...]
+    compacted: bool = False
+
+    def name(self, tape: str = "", line: str = "main") -> str:
+        """The topic's name on a tape and line."""
+        scope = {"tape": f"{tape}.", "line": f"{tape}.{line}.", "global": ""}[self.scope]
+        return f"{scope}{self.stream}.v{self.version}"
+
+    def config(self) -> dict[str, str]:
+        """Topic configuration that the broker must show."""
+        return {**_FOREVER, "cleanup.policy": "compact"} if self.compacted else {**_FOREVER, "cleanup.policy": "delete"}
+
+
+MBO: Final = TopicSpec(
+    "mbo",
+    "tape",
+    1,
+    "instrument",
+    "by header kind: data = DBN MBO records of 56 bytes, at most 4,096 of one instrument; definition = Avro; "
+    "clock and end = empty",
+    "connectors",
+    ("books stage", "sinks"),
+)
+BINS: Final = TopicSpec(
+    "bins", "line", 1, "instrument", "Arrow IPC stream, one row per bin (schemas.bins)", "books stage",
+    ("features stage", "sinks", "gateway"),
+)  # fmt: skip
+TRADES: Final = TopicSpec(
+    "trades", "line", 1, "instrument", "Arrow IPC stream, one row per trade (schemas.trades)", "books stage",
+    ("bars stage", "sinks", "gateway"),
+)  # fmt: skip
+TAPES: Final = TopicSpec(
+    "ops.tapes", "global", 1, "tape", "Avro: the tape's manifest as it stands", "control",
+    ("gateway", "sinks", "operators"), compacted=True,
+)  # fmt: skip
+
+CATALOGUE: Final = (MBO, BINS, TRADES, TAPES)
+"""All topics, in the order in which data flows."""
+
+
+def of_tape(tape: str, line: str = "main") -> dict[str, TopicSpec]:
+    """Topic name → entry for every topic of a tape and line, raw first."""
+    return {spec.name(tape, line): spec for spec in CATALOGUE if spec.scope != "global"}
