@@ -99,7 +99,9 @@ def engine_columns(radius: int) -> tuple[Column, ...]:
     """What the engine gives per bin: scalars, levels, grid vectors of `2 * radius + 1` elements, last_event_id."""
     width = 2 * radius + 1
     vectors = tuple(Column(n, "f8", _vector_unit(n), "grid vector around spot_tick", width) for n in FLOAT_VECTORS)
-    touched = Column("last_event_id", "i8", "records", "number of the record that last touched the tick; 0 if none", width)
+    touched = Column(
+        "last_event_id", "i8", "records", "number of the record that last touched the tick; 0 if none", width
+    )
     return (*SCALARS, *LEVEL_COLUMNS, *vectors, touched)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 TAPE_CHARS_MAX: Final = 40
-"""Characters of a tape or line name. Topic names end at 249 in Kafka; two names, a stream and a version stay far below."""
+"""Characters of a tape or line name. Kafka ends topic names at 249; two names, a stream and a version fit."""
 
 RESERVED: Final = frozenset({"ref", "ops"})
 """First words of topics that belong to no tape; a tape of that name could collide with them."""

@@ -1,0 +1,163 @@
+"""Tape manifests: what a tape is, kept beside its data.
+
+The manifest holds what must never change while a tape lives (its random id, its partition count, the partition of each
+instrument, the cutting rule of its blocks) and what grows (sources, lines, state). It lies in the object store at
+`tapes/TAPE/manifest.json` and is announced on `ops.tapes.v1` by whoever changes it.
+"""
+
+import json
+import secrets
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal
+
+from runtime.errors import InputError
+from runtime.object_store import ObjectStore
+from schemas.names import is_name
+
+State = Literal["open", "finished"]
+_ROOT: Final = "tapes"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file of a tape: its name, sha256 in hex, and number of records."""
+
+    name: str
+    sha256: str
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One instrument of a tape.
+
+    Attributes:
+        partition: the partition that holds all its messages, assigned once.
+        tick_px: tick size, 1e-9.
+        bucket: ticks in one grid tick.
+        tick_source: where the tick size comes from: option, table, file, inferred.
+        venue_symbol: the venue's own name.
+        lot: size of one lot in the venue's unit, decimal.
+    """
+
+    partition: int
+    tick_px: int
+    bucket: int = 1
+    tick_source: str = ""
+    venue_symbol: str = ""
+    lot: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One configuration of the derived stages: the `run` that makes it, and its semantic settings."""
+
+    run: str
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A tape.
+
+    Attributes:
+        tape: its name.
+        tape_id: random, 16 hex digits; another one after the tape was replaced.
+        state: `open` until the `end` of every instrument was published.
+        live: whether a clock drives it; such a tape has no end.
+        partitions: partition count of all its topics; never changes.
+        base: what is added to a raw offset to give `seq`, per partition.
+        instruments: name → instrument.
+        sources: input files in time order.
+        blocking: rule by which its raw blocks were cut; part of the content.
+        topic_ids: topic → Kafka's id of it, so that a re-created topic is noticed.
+        lines: line → who computes it.
+    """
+
+    tape: str
+    tape_id: str
+    state: State = "open"
+    live: bool = False
+    partitions: int = 1
+    base: tuple[int, ...] = (0,)
+    instruments: dict[str, Instrument] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+    blocking: dict[str, Any] = field(default_factory=dict)
+    topic_ids: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The manifest as JSON, keys in order of meaning."""
+        return json.dumps(asdict(self), indent=2)
+
+    def with_line(self, name: str, line: Line) -> "Manifest":
+        """This manifest with a line added or replaced."""
+        return replace(self, lines={**self.lines, name: line})
+
+
+def manifest_from_json(text: str | bytes) -> Manifest:
+    """The manifest that `Manifest.to_json` wrote."""
+    raw = json.loads(text)
+    raw["base"] = tuple(raw["base"])
+    raw["sources"] = tuple(Source(**s) for s in raw["sources"])
+    raw["instruments"] = {n: Instrument(**i) for n, i in raw["instruments"].items()}
+    raw["lines"] = {n: Line(**line) for n, line in raw["lines"].items()}
+    return Manifest(**raw)
+
+
+def new_tape(name: str, *, partitions: int = 1, **known: Any) -> Manifest:
+    """A manifest for a tape that does not exist yet.
+
+    Raises:
+        InputError: the name is not legal.
+    """
+    if not is_name(name):
+        raise InputError(
+            f"{name!r} cannot name a tape", remedy="use up to 40 of a-z, 0-9 and '-', other than 'ref' and 'ops'"
+        )
+    return Manifest(name, secrets.token_hex(8), partitions=partitions, base=(0,) * partitions, **known)
+
+
+class TapeStore:
+    """The manifests of an object store.
+
+    Args:
+        store: where they lie.
+    """
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def names(self) -> list[str]:
+        """Tapes that exist, in order."""
+        found = (name.split("/") for name in self._store.names(f"{_ROOT}/"))
+        return sorted(parts[1] for parts in found if parts[2:] == ["manifest.json"])
+
+    def load(self, tape: str) -> Manifest | None:
+        """A tape's manifest; None if there is no such tape."""
+        data = self._store.get(self._name(tape))
+        return None if data is None else manifest_from_json(data)
+
+    def require(self, tape: str) -> Manifest:
+        """A tape's manifest.
+
+        Raises:
+            InputError: there is no such tape.
+        """
+        manifest = self.load(tape)
+        if manifest is None:
+            known = ", ".join(self.names()) or "none yet"
+            raise InputError(f"there is no tape {tape!r} (known: {known})", remedy="see `barograph tape list`")
+        return manifest
+
+    def save(self, manifest: Manifest) -> None:
+        """Write a manifest durably."""
+        self._store.put(self._name(manifest.tape), manifest.to_json().encode())
+
+    def delete(self, tape: str) -> None:
+        """Forget a tape's manifest."""
+        self._store.delete(self._name(tape))
+
+    @staticmethod
+    def _name(tape: str) -> str:
+        return f"{_ROOT}/{tape}/manifest.json"

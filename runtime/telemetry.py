@@ -1,0 +1,50 @@
+"""What processes tell about themselves: Prometheus metrics and log lines, declared once.
+
+Names follow Prometheus: one unit each, base units, `_total` for counters. Labels are bounded: never an order, a client
+or an address.
+"""
+
+import logging
+import time
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+STAGE_RECORDS: Final = Counter("barograph_stage_records", "Records or rows that a stage took in", ["stage", "tape"])
+STAGE_ROWS: Final = Counter("barograph_stage_rows", "Rows that a stage gave out", ["stage", "topic"])
+STAGE_SECONDS: Final = Histogram(
+    "barograph_stage_apply_seconds",
+    "Time to apply one input message",
+    ["stage"],
+    buckets=(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+STAGE_SEQ: Final = Gauge(
+    "barograph_stage_seq", "Number of the last root message applied", ["stage", "tape", "partition"]
+)
+STAGE_REPEATS: Final = Counter("barograph_stage_repeats", "Input messages dropped as repeats", ["stage", "tape"])
+CHECKPOINT_SECONDS: Final = Histogram(
+    "barograph_checkpoint_seconds",
+    "Time to write a checkpoint",
+    ["stage"],
+    buckets=(0.005, 0.02, 0.05, 0.1, 0.25, 1, 5),
+)
+SINK_ROWS: Final = Counter("barograph_sink_rows", "Rows confirmed by a sink", ["sink", "table"])
+SINK_SECONDS: Final = Histogram("barograph_sink_write_seconds", "Time to write one batch", ["sink"])
+
+
+def configure_logging(level: str) -> None:
+    """Plain lines on standard error, one per event, with UTC time; libraries that chatter are held back."""
+    logging.basicConfig(
+        level=level.upper(),
+        format="%(asctime)s.%(msecs)03dZ %(levelname).1s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    logging.Formatter.converter = time.gmtime
+    for name in ("aiokafka", "numba", "asyncio", "httpx", "urllib3", "uvicorn.access"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def serve_metrics(port: int, host: str = "127.0.0.1") -> None:
+    """Answer `/metrics` on `port` from a thread of its own; nothing happens for port 0."""
+    if port:
+        start_http_server(port, addr=host)
