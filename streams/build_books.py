@@ -1,0 +1,187 @@
+"""The books stage: raw order events in, bins and trades out. One engine per instrument.
+
+`T.mbo` → `T.L.bins`, `T.L.trades`. Everything it may depend on is in its one input: definitions say the tick size, clock
+messages close bins in quiet times, `end` flushes. The engine does the work; this module only speaks its language.
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from engine.engine import Engine, EngineConfig, Output
+from runtime.codec import decode_avro
+from runtime.errors import BarographError
+from schemas import bins, topics, trades
+from schemas.columns import table_rows
+from schemas.envelope import crc32
+from schemas.mbo import MBO_DTYPE
+from schemas.message import Message
+from streams import reducer
+
+PIECE_VERSION: Final = 1
+_PIECE_HEAD: Final = struct.Struct("<HI")
+_BINS, _TRADES = topics.BINS.stream, topics.TRADES.stream
+
+
+class BrokenMessageError(BarographError):
+    """A raw message that cannot be applied."""
+
+    def __init__(self, message: Message, reason: str) -> None:
+        self.topic, self.partition, self.offset, self.reason = message.topic, message.partition, message.offset, reason
+        super().__init__(
+            f"message at offset {message.offset} of {message.topic}[{message.partition}] {reason}",
+            remedy="find out who produced it; a tape is made again with --replace",
+        )
+
+
+@dataclass(slots=True)
+class Book:
+    """One instrument: its definition as it came, and its engine."""
+
+    definition: bytes
+    bucket: int
+    engine: Engine
+
+
+class BooksReducer:
+    """State of the books stage for one partition.
+
+    Args:
+        config: `cell_ns`, `radius`, `n_ticks` of the line.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = dict(config)
+        self._books: dict[str, Book] = {}
+        self._pieces: dict[str, bytes] = {}
+
+    def apply(self, message: Message) -> Iterator[reducer.Rows]:
+        """Apply one raw message.
+
+        Raises:
+            BrokenMessageError: bytes and headers disagree, or no definition came before.
+        """
+        if crc32(message.value) != message.envelope.crc32:
+            raise BrokenMessageError(message, "does not match its CRC-32")
+        self._pieces.pop(message.instrument, None)
+        if message.envelope.kind == "definition":
+            yield from self._define(message)
+            return
+        book = self._books.get(message.instrument)
+        if book is None:
+            raise BrokenMessageError(message, f"comes before any definition of {message.instrument}")
+        if message.envelope.kind == "data":
+            yield from self._records(book, message)
+        elif message.envelope.kind == "clock":
+            yield from self._until_done(book, lambda: book.engine.advance(message.envelope.t))
+        else:
+            yield from self._until_done(book, book.engine.flush)
+
+    def stamp(self, message: Message) -> reducer.Stamp:
+        """Engine time after the message; on `end`, the instrument's final state."""
+        book = self._books[message.instrument]
+        t = max(book.engine.t_ns, 0) or message.envelope.t
+        if message.envelope.kind != "end":
+            return reducer.Stamp(t, {})
+        return reducer.Stamp(t, {_BINS: json.dumps(summary(book.engine), sort_keys=True)})
+
+    def snapshot(self) -> Mapping[str, bytes]:
+        """One piece per instrument; pieces of instruments that did not change are not made again."""
+        for name, book in self._books.items():
+            if name not in self._pieces:
+                head = _PIECE_HEAD.pack(PIECE_VERSION, len(book.definition))
+                self._pieces[name] = head + book.definition + book.engine.snapshot()
+        return dict(self._pieces)
+
+    def restore(self, pieces: Mapping[str, bytes]) -> None:
+        """Take over the state of `pieces`.
+
+        Raises:
+            BarographError: a piece has another version.
+        """
+        for name, piece in pieces.items():
+            version, size = _PIECE_HEAD.unpack_from(piece)
+            if version != PIECE_VERSION:
+                raise BarographError(
+                    f"state of {name} has version {version}, this release reads {PIECE_VERSION}",
+                    remedy="start a new line with --line",
+                )
+            start = _PIECE_HEAD.size + size
+            definition = piece[_PIECE_HEAD.size : start]
+            bucket = int(decode_avro("definition", definition)["bucket"])
+            self._books[name] = Book(definition, bucket, Engine.restore(piece[start:]))
+        self._pieces = dict(pieces)
+
+    def _define(self, message: Message) -> Iterator[reducer.Rows]:
+        """A first definition starts an engine, an equal one changes nothing, another one closes the bin and resets."""
+        known = self._books.get(message.instrument)
+        if known is not None and known.definition == message.value:
+            return
+        if known is not None:
+            yield from self._until_done(known, known.engine.flush)
+        definition = decode_avro("definition", message.value)
+        tick_px, bucket = int(definition["tick_px"]), int(definition["bucket"])
+        if tick_px <= 0 or bucket <= 0:
+            raise BrokenMessageError(message, f"defines a tick of {tick_px} and a bucket of {bucket}")
+        config = EngineConfig(tick_px=tick_px, bucket=bucket, **self._config)
+        self._books[message.instrument] = Book(message.value, bucket, Engine(config))
+
+    def _records(self, book: Book, message: Message) -> Iterator[reducer.Rows]:
+        if len(message.value) != message.envelope.count * MBO_DTYPE.itemsize:
+            raise BrokenMessageError(message, f"holds {len(message.value)} bytes, not {message.envelope.count} records")
+        records = np.frombuffer(message.value, MBO_DTYPE)
+        start = 0
+        while start < len(records):
+            output, start = book.engine.apply(records, start)
+            yield from self._rows(book, output)
+
+    def _until_done(self, book: Book, step: Any) -> Iterator[reducer.Rows]:
+        done = False
+        while not done:
+            output, done = step()
+            yield from self._rows(book, output)
+
+    @staticmethod
+    def _rows(book: Book, output: Output) -> Iterator[reducer.Rows]:
+        rows = table_rows(output.bins)
+        if rows:
+            tick_px = np.full(rows, book.engine.config.tick_px, "<i8")
+            bucket = np.full(rows, book.bucket, "<i8")
+            yield reducer.Rows(_BINS, {"tick_px": tick_px, "bucket": bucket, **output.bins})
+        if table_rows(output.trades):
+            yield reducer.Rows(_TRADES, output.trades)
+
+
+def summary(engine: Engine) -> dict[str, Any]:
+    """The final state of an instrument, as reports and certificates give it; prices in 1e-9, UNDEF_PRICE if none."""
+    return {
+        "book_digest": engine.digest(),
+        "best_bid_px": engine.best_bid_px,
+        "best_ask_px": engine.best_ask_px,
+        "bid_levels": engine.bid_levels,
+        "ask_levels": engine.ask_levels,
+        "orders": engine.orders,
+        "last_sequence": engine.last_sequence,
+        "records": engine.records,
+        "bins": engine.bins_emitted,
+        "counters": engine.counters,
+    }
+
+
+def books_stage(config: Mapping[str, Any]) -> reducer.Stage:
+    """The books stage with the semantic configuration of a line."""
+    radius = int(config.get("radius", bins.RADIUS_DEFAULT))
+    return reducer.Stage(
+        name="books",
+        source=topics.MBO,
+        outputs={
+            _BINS: reducer.Output(topics.BINS, bins.columns(radius)),
+            _TRADES: reducer.Output(topics.TRADES, trades.COLUMNS),
+        },
+        config=dict(config),
+        reducer=lambda: BooksReducer(config),
+    )

@@ -1,0 +1,154 @@
+"""One input partition of a stage, without I/O: what comes in, what goes out, what must be stored.
+
+For each input message that the repeat rule accepts, the reducer's rows are joined per output stream and cut into
+*parts* after a fixed number of rows that depends on the row's size alone, so neither block sizes in memory nor pauses
+of the reducer show in the output. All parts of one root message carry its `seq`; the final one says `last`. A root that
+gives no rows still gives one empty part, so that consumers can tell "nothing happened" from "not yet".
+"""
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+from typing import Final
+
+from runtime.codec import encode_rows
+from runtime.sequence import Sequence, Verdict
+from schemas.columns import Column, Table, concat_tables, row_dtype, slice_table, table_rows
+from schemas.envelope import Envelope, crc32
+from schemas.message import Message, Outgoing
+from schemas.topics import MBO
+from streams.reducer import Reducer, Stage, Stamp
+
+PART_BYTES_MAX: Final = 4 << 20
+"""Rows of one part, bytes at most. Gateway and sinks hold whole parts; larger ones would raise everyone's latency and
+approach the 8 MiB message limit, smaller ones repeat the Arrow schema more often."""
+
+PART_ROWS_MAX: Final = 256
+"""Rows of one part at most, for small rows: a consumer's unit of work stays below a millisecond."""
+
+
+def rows_per_part(columns: List[Column]) -> int:
+    """Rows after which a part is cut: a function of the row's size only."""
+    return max(1, min(PART_ROWS_MAX, PART_BYTES_MAX // row_dtype(columns).itemsize))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which partition of which tape and line, and in whose name it is computed."""
+
+    tape: str
+    line: str
+    partition: int
+    base: int
+    run: str
+
+
+@dataclass(slots=True)
+class PartCutter:
+    """Cuts the rows of one output stream into parts.
+
+    Attributes:
+        columns: the stream's row.
+        part: number of the next part of the current root message.
+    """
+
+    columns: tuple[Column, ...]
+    part: int = 0
+    _waiting: list[Table] = field(default_factory=list)
+    _rows: int = 0
+
+    def add(self, table: Table) -> list[tuple[int, bytes, int]]:
+        """Take rows; returns the full parts that are certain not to be the last: (part, value, rows)."""
+        self._waiting.append(table)
+        self._rows += table_rows(table)
+        size, out = rows_per_part(self.columns), []
+        if self._rows > size:
+            joined = concat_tables(self._waiting, self.columns)
+            start = 0
+            while self._rows - start > size:
+                out.append(self._encode(slice_table(joined, start, start + size)))
+                start += size
+            self._waiting = [slice_table(joined, start, self._rows)]
+            self._rows -= start
+        return out
+
+    def close(self, *, last: bool) -> list[tuple[int, bytes, int]]:
+        """The rest of the rows; with `last`, one part even without rows, so that the root message is seen to end."""
+        rest, rows = concat_tables(self._waiting, self.columns), self._rows
+        self._waiting, self._rows = [], 0
+        return [self._encode(rest)] if rows or last else []
+
+    def _encode(self, table: Table) -> tuple[int, bytes, int]:
+        self.part += 1
+        return self.part - 1, encode_rows(table, self.columns), table_rows(table)
+
+
+class PartitionState:
+    """A reducer with its place in the input.
+
+    Args:
+        stage: what is computed.
+        place: where.
+        reducer: the state, already restored if there was one.
+        next_seq: number of the root message that is expected next.
+    """
+
+    def __init__(self, stage: Stage, place: Place, reducer: Reducer, next_seq: int) -> None:
+        self.stage, self.place, self.reducer = stage, place, reducer
+        self.source = stage.source.name(place.tape, place.line)
+        self.sequence = Sequence(f"{self.source}[{place.partition}]", next_seq)
+        self._cutters = {name: PartCutter(output.columns) for name, output in stage.outputs.items()}
+
+    def seq_of(self, message: Message) -> int:
+        """Number of the root message of `message`."""
+        if self.stage.source is MBO:
+            return message.offset + self.place.base
+        return message.envelope.seq
+
+    def take(self, message: Message) -> list[Outgoing] | None:
+        """Apply one message; its outputs in order, or None for a repeat.
+
+        Raises:
+            HoleError: messages before it are missing; nothing has changed.
+            BarographError: the message is broken; the state must not be used any more.
+        """
+        envelope, seq = message.envelope, self.seq_of(message)
+        verdict = self.sequence.check(seq, envelope.part, last=envelope.last, run=envelope.run, crc32=envelope.crc32)
+        if verdict is Verdict.REPEAT:
+            return None
+        if envelope.part == 0:
+            for cutter in self._cutters.values():
+                cutter.part = 0
+        parts: list[tuple[str, int, bytes, int, bool]] = []
+        for rows in self.reducer.apply(message):
+            parts += [(rows.stream, *part, False) for part in self._cutters[rows.stream].add(rows.table)]
+        stamp = self.reducer.stamp(message)
+        for name, cutter in self._cutters.items():
+            rest = cutter.close(last=envelope.last)
+            parts += [(name, *part, envelope.last) for part in rest]
+        return [self._outgoing(message, seq, stamp, *part) for part in parts]
+
+    def _outgoing(
+        self, message: Message, seq: int, stamp: Stamp, stream: str, part: int, value: bytes, rows: int, last: bool
+    ) -> Outgoing:
+        root, topic = message.envelope, self.stage.outputs[stream].topic
+        envelope = Envelope(
+            kind=root.kind,
+            schema=stream,
+            version=topic.version,
+            count=rows,
+            crc32=crc32(value),
+            t=stamp.t,
+            ts_first=root.ts_first,
+            ts_last=root.ts_last,
+            sequence_first=root.sequence_first,
+            sequence_last=root.sequence_last,
+            arrived=root.arrived,
+            source=root.source,
+            seq=seq,
+            part=part,
+            last=last,
+            run=self.place.run,
+            summary=stamp.summary.get(stream, "") if last else "",
+        )
+        name = topic.name(self.place.tape, self.place.line)
+        return Outgoing(name, self.place.partition, message.instrument, value, envelope)
