@@ -4,8 +4,8 @@ import logging
 from typing import Final
 
 import faust
-
 from engine.warm import warm
+
 from runtime.clock import WallClock
 from runtime.kafka import CheckedProducer, ping
 from runtime.object_store import LocalObjectStore

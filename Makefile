@@ -1,0 +1,45 @@
+# Every verb of the project. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup browser demo test test-long style lock clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+setup: $(STAMP) ## make .venv with everything locked, and compile the kernels once
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "barograph needs Python 3.11 or newer; name one with: make setup PYTHON=python3.12" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing locked packages (about two minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@echo "compiling kernels"
+	@$(BIN)/python -m engine.warm
+	@touch $@
+
+browser: ## find a Chromium for the browser tests, or install one where apt can
+	@infra/find-browser
+
+demo: setup ## run everything on this machine with a simulated market; prints the console's address
+	@$(BIN)/barograph demo $(ARGS)
+
+test: setup browser ## all tests but the long ones
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: setup browser ## soak, chaos and large seed counts
+	@$(BIN)/python -m pytest -m long $(ARGS)
+
+style: setup ## format, then check style, types and layers
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy && $(BIN)/lint-imports
+
+lock: ## renew requirements.lock from pyproject.toml (needs uv)
+	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
+
+clean: ## remove what setup made, and the data folder
+	@rm -rf $(VENV) .barograph
