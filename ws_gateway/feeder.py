@@ -1,0 +1,263 @@
+"""From Kafka to the hub: the tails of the derived topics of every tape and line, listed anew every few seconds.
+
+A thread of its own consumes and decodes; decoded messages cross to the event loop in batches, and the next batch is not
+fetched before the last was taken over, so a busy loop slows the reading and nothing piles up between them.
+
+    list tapes ─► assign tails ─► consume ─► sequence rule ─► decode ─► event loop: hub.publish
+       ▲  every 5 s                              │ hole: told as a gap, reading goes on behind it
+       └──────────── errors of a partition: it is dropped and found again by the next listing
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from runtime.codec import decode_batches
+from runtime.errors import BarographError
+from runtime.kafka import consumer, to_message, watermarks
+from runtime.object_store import LocalObjectStore
+from runtime.sequence import ConflictError, HoleError, Sequence, Verdict
+from runtime.tapes import Manifest, TapeStore
+from schemas import bins, trades
+from schemas.columns import Column, concat_tables, from_arrow
+from schemas.message import Message
+from schemas.topics import BINS, TRADES, TopicSpec
+from ws_gateway import metrics
+from ws_gateway.fanout import Gap, Hub, Name, Tape
+from ws_gateway.frames import Block
+
+log = logging.getLogger(__name__)
+
+LIST_S: Final = 5.0
+"""How often tapes and lines are listed. A new tape appears to clients within it; each listing reads a few small files."""
+
+TAIL_MESSAGES: Final = 256
+"""Messages read back from the end of each partition at first, so that a page opened after a restart has something to
+show. A live message is a bin or two, one of a fast replay may be 4 MiB; more would make starting slow."""
+
+CONSUME_MAX: Final = 64
+CONSUME_S: Final = 0.05
+"""Messages taken, and time waited, per round; both bound how late a stop or a listing is noticed."""
+
+HAND_OVER_S: Final = 1.0
+"""How long one wait for the event loop lasts before stopping is looked at again."""
+
+SPECS: Final[tuple[TopicSpec, ...]] = (BINS, TRADES)
+
+
+@dataclass(slots=True)
+class Source:
+    """One partition of one derived topic that is being read.
+
+    Attributes:
+        tape, tape_id, line, spec: what it belongs to.
+        sequence: the consumer's rule; None until the first message anchors it.
+    """
+
+    tape: str
+    tape_id: str
+    line: str
+    spec: TopicSpec
+    where: str
+    sequence: Sequence | None = None
+
+    def name(self, instrument: str) -> Name:
+        """The channel of an instrument of this source."""
+        return Name(self.tape, self.line, self.spec.stream, instrument)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One message for the hub: an empty block (`block.rows == 0`) only says that time passed."""
+
+    name: Name
+    block: Block
+    gap: Gap | None = None
+    end: bool = False
+
+
+def block_of(message: Message, spec: TopicSpec) -> Block:
+    """The rows of a derived message.
+
+    Raises:
+        ValueError, KeyError: the value does not hold what the topic's schema says.
+    """
+    envelope = message.envelope
+    batches = decode_batches(message.value)
+    columns: tuple[Column, ...] = trades.COLUMNS
+    if spec is BINS:
+        width = batches[0].schema.field(bins.MASSES[0]).type.list_size if batches else 1
+        columns = bins.columns((width - 1) // 2)
+    table: dict[str, np.ndarray] = concat_tables([from_arrow(b, columns) for b in batches], columns) if batches else {}
+    return Block(envelope.seq, envelope.part, table, len(message.value), envelope.arrived, envelope.t, envelope.run)
+
+
+def judge(source: Source, message: Message) -> tuple[bool, Gap | None]:
+    """Apply the consumer's rule: whether the message is new, and the gap before it if there is one.
+
+    Raises:
+        ConflictError: two writers disagree about the same place.
+    """
+    e = message.envelope
+    if source.sequence is None:
+        source.sequence = Sequence(source.where, e.seq, e.part)
+    try:
+        verdict = source.sequence.check(e.seq, e.part, last=e.last, run=e.run, crc32=e.crc32)
+    except HoleError as hole:
+        metrics.HOLES.inc()
+        log.error("%s", hole)
+        source.sequence.next_seq, source.sequence.next_part = e.seq, e.part
+        source.sequence.check(e.seq, e.part, last=e.last, run=e.run, crc32=e.crc32)
+        return True, Gap(hole.expected[0], e.seq, "messages are missing in the topic")
+    return verdict is Verdict.ACCEPT, None
+
+
+@dataclass
+class KafkaFeeder:
+    """Reads every derived topic and feeds a hub.
+
+    Args:
+        bootstrap_servers: Kafka brokers.
+        state_dir: folder of the tape manifests.
+        loop: the event loop on whose thread the hub lives.
+    """
+
+    bootstrap_servers: str
+    state_dir: Path
+    loop: asyncio.AbstractEventLoop
+    _ready: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _taken: threading.Event = field(default_factory=threading.Event)
+    _sources: dict[tuple[str, int], Source] = field(default_factory=dict)
+    _thread: threading.Thread | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether tapes were listed and their tails assigned once."""
+        return self._ready
+
+    def start(self, hub: Hub) -> None:
+        """Begin to read; called on the event loop's thread."""
+        self._hub = hub
+        self._tapes = TapeStore(LocalObjectStore(self.state_dir))
+        self._thread = threading.Thread(target=self._run, name="gateway-feeder", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and wait for it; not to be called on the event loop's thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    # ---- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        client = consumer(self.bootstrap_servers)
+        listed = float("-inf")
+        try:
+            while not self._stop.is_set():
+                if time.monotonic() - listed >= LIST_S:
+                    self._list(client)
+                    listed = time.monotonic()
+                heard = [h for raw in client.consume(CONSUME_MAX, timeout=CONSUME_S) if (h := self._take(client, raw))]
+                if heard:
+                    self._hand_over(heard)
+        finally:
+            client.close()
+
+    def _list(self, client: Consumer) -> None:
+        """Look which tapes and lines exist; leave what went, take up what came."""
+        manifests = [m for name in self._tapes.names() if (m := self._tapes.load(name))]
+        wanted = {key: source for m in manifests for key, source in _sources_of(m)}
+        for key, source in list(self._sources.items()):
+            now = wanted.get(key)
+            if now is None or now.tape_id != source.tape_id:
+                self._leave(client, key)
+        catalogue = {m.tape: _catalogue_of(m) for m in manifests}
+        self._call(self._hub.set_tapes, catalogue)
+        for key, source in wanted.items():
+            if key not in self._sources:
+                self._take_up(client, key, source)
+        self._ready = True
+
+    def _take_up(self, client: Consumer, key: tuple[str, int], source: Source) -> None:
+        try:
+            low, high = watermarks(client, *key)
+            client.incremental_assign([TopicPartition(*key, max(low, high - TAIL_MESSAGES))])
+        except KafkaException as error:
+            log.info("%s[%d] cannot be read yet: %s", *key, error)  # made a moment later, or the broker is away
+            return
+        self._sources[key] = source
+
+    def _leave(self, client: Consumer, key: tuple[str, int]) -> None:
+        with suppress(KafkaException):
+            client.incremental_unassign([TopicPartition(*key)])
+        self._sources.pop(key, None)
+
+    def _take(self, client: Consumer, raw: Any) -> Heard | None:
+        """What one consumed message means for the hub; None for repeats, and for faults, which are logged."""
+        key = (raw.topic(), raw.partition())
+        source = self._sources.get(key)
+        if source is None:
+            return None
+        try:
+            message = to_message(raw)
+            new, gap = judge(source, message)
+            if not new:
+                return None
+            block = block_of(message, source.spec)
+        except ConflictError:
+            log.exception("%s is no longer read", source.where)
+            with suppress(KafkaException):
+                client.incremental_unassign([TopicPartition(*key)])
+            return None
+        except (BarographError, ValueError, KeyError, OSError) as error:
+            log.error("%s: %s", source.where, error)
+            self._leave(client, key)  # the next listing takes it up again at the tail
+            return None
+        metrics.ROWS.labels(source.spec.stream).inc(block.rows)
+        return Heard(
+            source.name(message.instrument), block, gap, message.envelope.kind == "end" and message.envelope.last
+        )
+
+    def _hand_over(self, heard: list[Heard]) -> None:
+        """Give the messages to the event loop and wait until it has them."""
+        self._taken.clear()
+        self._call(self._deliver, heard)
+        while not self._taken.wait(HAND_OVER_S) and not self._stop.is_set():
+            pass
+
+    def _call(self, function: Any, argument: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process is leaving
+            self.loop.call_soon_threadsafe(function, argument)
+
+    # ---- the event loop's thread -----------------------------------------------------------------------------------
+
+    def _deliver(self, heard: Iterable[Heard]) -> None:
+        now_ns = time.monotonic_ns()
+        for h in heard:
+            self._hub.publish(h.name, h.block, now_ns, gap=h.gap, end=h.end)
+        self._taken.set()
+
+
+def _sources_of(manifest: Manifest) -> Iterable[tuple[tuple[str, int], Source]]:
+    for line in manifest.lines or {"main": None}:
+        for spec in SPECS:
+            topic = spec.name(manifest.tape, line)
+            for partition in range(manifest.partitions):
+                where = f"{topic}[{partition}]"
+                yield (topic, partition), Source(manifest.tape, manifest.tape_id, line, spec, where)
+
+
+def _catalogue_of(manifest: Manifest) -> Tape:
+    lines = tuple(manifest.lines) or ("main",)
+    return Tape(manifest.tape_id, lines, tuple(manifest.instruments), manifest.state)

@@ -1,0 +1,402 @@
+"""One client's session of `barograph.v1`: a state machine without I/O.
+
+The shell gives it what came (`receive`, `tick`, `drain`) and takes what must go (`next_message`, then `closing`):
+
+    session = Session(hub, now)
+    session.receive(text, now)            # a text message came
+    while (m := session.next_message(now)) is not None: send(m)
+    if session.closing: close(session.closing.code, session.closing.reason)
+
+Every change of state stands in one table, `TABLE`: (phase of the session, track of the subscription, operation) gives
+the next phase, the next track, and the action. What is not in the table is refused by name. Control goes before data;
+subscriptions take turns.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from ws_gateway.fanout import BACKLOG_BYTES_MAX, Hub, Instant, Subscription
+from ws_gateway.request import Refusal, parse_id, parse_request
+from ws_gateway.strictjson import TEXT_BYTES_MAX, BadJsonError, parse
+
+PROTOCOL: Final = "barograph.v1"
+NS: Final = 1_000_000_000
+
+HEARTBEAT_S: Final = 1.0
+"""A client hears `position` this often. It is what a half-open connection is noticed by on the client's side."""
+
+STALE_S: Final = 2.0
+"""Silence of a topic after which clients are told. Live connectors send a clock every 0.5 s, so 2 s are four missed."""
+
+AUTH_S: Final = 5.0
+"""Time for a client to present its token, where one is needed. Longer only lets strangers hold connections."""
+
+SUBSCRIPTIONS_MAX: Final = 16
+"""Subscriptions of one connection. Each may have a layout of its own, with its cache (frames.CACHE_BYTES_MAX)."""
+
+MESSAGES_PER_S: Final = 50.0
+MESSAGES_BURST: Final = 100.0
+"""Control messages a client may send. A console sends a few per click; 50 a second is a fault or an attack."""
+
+OUTBOX_MAX: Final = 512
+"""Control messages waiting for a client that does not read; beyond it the connection is closed."""
+
+RETRY_AFTER_MS: Final = 1_000
+"""Pause asked of clients when the gateway goes away. A restart takes about a second."""
+
+
+class Code:
+    """Close codes: those of RFC 6455 section 7.4.1, and ours."""
+
+    POLICY = 1008
+    TOO_BIG = 1009
+    RESTART = 1012
+    SLOW = 4001
+    TOKEN = 4003
+    SCHEMA = 4004
+
+
+class Phase(Enum):
+    """State of the session."""
+
+    WAITING = "waiting for a token"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Track(Enum):
+    """State of one subscription; NONE is one that does not exist."""
+
+    NONE = "none"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class Rule(NamedTuple):
+    """One row of the table: where to go, and the method that does the work."""
+
+    phase: Phase
+    track: Track
+    action: str
+
+
+_W, _O, _C = Phase.WAITING, Phase.OPEN, Phase.CLOSED
+_N, _R, _P, _E = Track.NONE, Track.RUNNING, Track.PAUSED, Track.ENDED
+
+TABLE: Final[dict[tuple[Phase, Track, str], Rule]] = {
+    # what clients ask
+    (_W, _N, "auth"): Rule(_O, _N, "_admit"),
+    (_O, _N, "auth"): Rule(_O, _N, "_check_token"),
+    (_O, _N, "subscribe"): Rule(_O, _R, "_subscribe"),
+    (_O, _R, "unsubscribe"): Rule(_O, _N, "_remove"),
+    (_O, _P, "unsubscribe"): Rule(_O, _N, "_remove"),
+    (_O, _E, "unsubscribe"): Rule(_O, _N, "_remove"),
+    (_O, _R, "pause"): Rule(_O, _P, "_nothing"),
+    (_O, _P, "pause"): Rule(_O, _P, "_nothing"),
+    (_O, _P, "resume"): Rule(_O, _R, "_nothing"),
+    (_O, _R, "resume"): Rule(_O, _R, "_nothing"),
+    (_O, _E, "pause"): Rule(_O, _E, "_nothing"),
+    (_O, _E, "resume"): Rule(_O, _E, "_nothing"),
+    # what the stream does
+    (_O, _R, "end"): Rule(_O, _E, "_nothing"),
+    (_O, _R, "fail"): Rule(_O, _N, "_remove"),
+    # what the gateway decides
+    (_W, _N, "late"): Rule(_C, _N, "_close"),
+    (_W, _N, "refuse"): Rule(_C, _N, "_close"),
+    (_O, _N, "refuse"): Rule(_C, _N, "_close"),
+    (_W, _N, "drain"): Rule(_C, _N, "_close"),
+    (_O, _N, "drain"): Rule(_C, _N, "_close"),
+}
+"""The whole protocol. Session-wide operations stand under the track NONE."""
+
+SESSION_WIDE: Final = frozenset({"auth", "late", "refuse", "drain"})
+CLIENT_OPS: Final = frozenset({"auth", "subscribe", "unsubscribe", "pause", "resume"})
+REPLAY_OPS: Final = frozenset({"step", "seek", "speed"})
+"""Operations of the protocol that need replays; refused by name until those are served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """How the connection is to be closed once all control messages are out."""
+
+    code: int
+    reason: str
+
+
+class _Entry:
+    """A subscription and its track."""
+
+    __slots__ = ("subscription", "track")
+
+    def __init__(self, subscription: Subscription, track: Track) -> None:
+        self.subscription, self.track = subscription, track
+
+
+class Session:
+    """One client.
+
+    Args:
+        hub: what there is to subscribe to.
+        now: the time of the connection.
+        wake: called whenever `next_message` may have something new.
+        verify: says whether a token is good; None: no token is needed, and any is tolerated.
+
+    Attributes:
+        closing: None, or how the shell must close once `next_message` gives None.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        now: Instant,
+        wake: Callable[[], None] = lambda: None,
+        verify: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.phase = Phase.OPEN if verify is None else Phase.WAITING
+        self.closing: Closing | None = None
+        self._hub, self._wake, self._verify = hub, wake, verify
+        self._entries: dict[int, _Entry] = {}
+        self._turns: deque[int] = deque()
+        self._outbox: deque[str | bytes] = deque()
+        self._born_ns = self._told_ns = self._bucket_ns = now.mono_ns
+        self._bucket = MESSAGES_BURST
+        self._now = now
+        if self.phase is Phase.OPEN:
+            self._say_hello()
+
+    # ---- in --------------------------------------------------------------------------------------------------------
+
+    def receive(self, message: str | bytes, now: Instant) -> None:
+        """Take one message of the client.
+
+        After calling this method: send what `next_message` gives, and look at `closing`.
+        """
+        self._now = now
+        if self.phase is Phase.CLOSED:
+            return
+        if not self._within_rate(now):
+            self._refuse_all(Code.POLICY, "rate_exceeded", f"at most {MESSAGES_PER_S:g} control messages a second")
+            return
+        if isinstance(message, bytes):
+            self._refuse_all(Code.POLICY, "binary_refused", "clients send JSON text only")
+            return
+        try:
+            fields = parse(message)
+        except BadJsonError as error:
+            self._refuse_all(Code.POLICY, "bad_json", error.reason)
+            return
+        self._obey(fields)
+
+    def tick(self, now: Instant) -> None:
+        """Let time pass: positions, staleness, counts of what was dropped, the deadline for a token.
+
+        Call it several times a second. After calling this method: as after `receive`.
+        """
+        self._now = now
+        if self.phase is Phase.WAITING and now.mono_ns - self._born_ns > AUTH_S * NS:
+            self._apply("late", None, {"code": Code.POLICY, "reason": "no token came in time"})
+        if self.phase is not Phase.OPEN or now.mono_ns - self._told_ns < HEARTBEAT_S * NS:
+            return
+        self._told_ns = now.mono_ns
+        for number, entry in list(self._entries.items()):
+            self._report(number, entry, now)
+        self._wake()
+
+    def drain(self, now: Instant) -> None:
+        """The gateway goes away: say so and close."""
+        self._now = now
+        if self.phase is not Phase.CLOSED:
+            self._apply("drain", None, {"code": Code.RESTART, "reason": "gateway restarts"})
+
+    # ---- out -------------------------------------------------------------------------------------------------------
+
+    def next_message(self, now: Instant) -> str | bytes | None:
+        """The next message to send: text is control, bytes are data; None when there is nothing for now."""
+        if self._outbox:
+            return self._outbox.popleft()
+        for _ in range(len(self._turns) if self.phase is Phase.OPEN else 0):
+            number = self._turns[0]
+            self._turns.rotate(-1)
+            message = self._pull(number, now)
+            if message is not None:
+                return message
+        return None
+
+    def next_due_ns(self) -> int:
+        """Monotonic time at which a rate limit next lets something out; 0 if nothing waits for time."""
+        running = (e.subscription.due_ns() for e in self._entries.values() if e.track is Track.RUNNING)
+        return min((due for due in running if due), default=0)
+
+    def release(self) -> None:
+        """The connection is gone: let go of every channel."""
+        self.phase = Phase.CLOSED
+        for number in list(self._entries):
+            self._forget(number)
+
+    # ---- the machine -----------------------------------------------------------------------------------------------
+
+    def _obey(self, fields: dict[str, Any]) -> None:
+        op, number = fields.get("op"), fields.get("id")
+        try:
+            if not isinstance(op, str) or op not in CLIENT_OPS | REPLAY_OPS:
+                raise Refusal("unknown_op", f"`op` is one of {', '.join(sorted(CLIENT_OPS))}")
+            target = None if op in SESSION_WIDE else parse_id(fields)
+            self._apply(op, target, fields)
+        except Refusal as refusal:
+            self._say_error(refusal, number if type(number) is int else None)
+
+    def _apply(self, op: str, target: int | None, fields: Mapping[str, Any]) -> None:
+        """Find the row of the table, do its action, then change state; a Refusal leaves everything as it was."""
+        entry = self._entries.get(target) if target is not None else None
+        track = entry.track if entry else Track.NONE
+        rule = TABLE.get((self.phase, track, op))
+        if rule is None:
+            raise self._why_not(op, track)
+        getattr(self, rule.action)(target, fields)
+        if self.phase is not Phase.CLOSED:
+            self.phase = rule.phase
+        if target is not None and target in self._entries:
+            self._entries[target].track = rule.track
+        self._wake()
+
+    def _why_not(self, op: str, track: Track) -> Refusal:
+        if self.phase is Phase.WAITING:
+            return Refusal("unauthenticated", "send `auth` with a token first")
+        if op in REPLAY_OPS:
+            return Refusal("unsupported", f"`{op}` needs replays, which are not served yet")
+        if op == "subscribe":
+            return Refusal("duplicate_id", "this id is in use on this connection; unsubscribe it or take another")
+        return Refusal("unknown_id", f"there is no subscription of this id to {op} ({track.value})")
+
+    # ---- actions of the table --------------------------------------------------------------------------------------
+
+    def _nothing(self, _target: int | None, _fields: Mapping[str, Any]) -> None:
+        """The change of track is all."""
+
+    def _check_token(self, _target: int | None, fields: Mapping[str, Any]) -> None:
+        token = fields.get("token")
+        if not isinstance(token, str):
+            raise Refusal("bad_field", "give `token`, a text")
+        if self._verify is not None and not self._verify(token):
+            self._refuse_all(Code.TOKEN, "bad_token", "the token was not accepted")
+
+    def _admit(self, target: int | None, fields: Mapping[str, Any]) -> None:
+        self._check_token(target, fields)
+        if self.phase is Phase.WAITING:
+            self._say_hello()
+
+    def _subscribe(self, target: int | None, fields: Mapping[str, Any]) -> None:
+        if len(self._entries) >= SUBSCRIPTIONS_MAX:
+            raise Refusal("too_many", f"a connection carries at most {SUBSCRIPTIONS_MAX} subscriptions")
+        request = parse_request(fields)
+        subscription = self._hub.open(request, self._now)
+        subscription.channel.listeners.add(self._wake)
+        self._entries[request.id] = _Entry(subscription, Track.RUNNING)
+        self._turns.append(request.id)
+        self._say("subscribed", id=target, **subscription.describe())
+
+    def _remove(self, target: int | None, _fields: Mapping[str, Any]) -> None:
+        assert target is not None, "the table gives a track only to operations with an id"
+        self._forget(target)
+
+    def _close(self, _target: int | None, fields: Mapping[str, Any]) -> None:
+        self.phase = Phase.CLOSED
+        self._outbox.clear()
+        self._say("bye", code=fields["code"], reason=fields["reason"], retry_after_ms=RETRY_AFTER_MS)
+        self.closing = Closing(fields["code"], fields["reason"])
+        for number in list(self._entries):
+            self._forget(number)
+
+    # ---- parts -----------------------------------------------------------------------------------------------------
+
+    def _pull(self, number: int, now: Instant) -> str | bytes | None:
+        entry = self._entries.get(number)
+        if entry is None or entry.track is not Track.RUNNING:
+            return None
+        pulled = entry.subscription.pull(now, BACKLOG_BYTES_MAX // len(self._entries))
+        for notice in pulled.notices:
+            self._say(id=number, **notice)
+        if self.phase is not Phase.OPEN:
+            return self._outbox.popleft()
+        if pulled.failed is not None:
+            self._fail(number, pulled.failed)
+        elif pulled.ended:
+            self._apply("end", number, {})
+        if pulled.data is not None and self.phase is Phase.OPEN:
+            self._outbox.append(pulled.data)
+        return self._outbox.popleft() if self._outbox else None
+
+    def _fail(self, number: int, refusal: Refusal) -> None:
+        """A subscription that cannot go on: its schema changed (the client must start afresh), or its tape went."""
+        if refusal.code == "schema_changed":
+            self._apply("refuse", None, {"code": Code.SCHEMA, "reason": refusal.message})
+            return
+        self._say_error(refusal, number)
+        self._apply("fail", number, {})
+
+    def _forget(self, number: int) -> None:
+        entry = self._entries.pop(number)
+        self._turns.remove(number)
+        channel = entry.subscription.channel
+        if not any(e.subscription.channel is channel for e in self._entries.values()):
+            channel.listeners.discard(self._wake)
+
+    def _report(self, number: int, entry: _Entry, now: Instant) -> None:
+        """Each second: where the client stands, what was left out, and whether the source is silent."""
+        subscription, channel = entry.subscription, entry.subscription.channel
+        self._say("position", id=number, **subscription.position())
+        if subscription.dropped:
+            self._say("dropped", id=number, count=subscription.dropped)
+            subscription.dropped = 0
+        silent_ns = now.mono_ns - channel.heard_ns
+        if silent_ns > STALE_S * NS and not channel.ended:
+            self._say("stale", id=number, age_ms=silent_ns // 1_000_000)
+
+    def _within_rate(self, now: Instant) -> bool:
+        """Token bucket over control messages."""
+        elapsed_s = (now.mono_ns - self._bucket_ns) / NS
+        self._bucket = min(MESSAGES_BURST, self._bucket + elapsed_s * MESSAGES_PER_S)
+        self._bucket_ns = now.mono_ns
+        if self._bucket < 1:
+            return False
+        self._bucket -= 1
+        return True
+
+    def _refuse_all(self, code: int, error: str, reason: str) -> None:
+        """An offence that ends the connection."""
+        if self.phase is not Phase.CLOSED:
+            self._apply("refuse", None, {"code": code, "reason": f"{error}: {reason}"})
+
+    def _say_hello(self) -> None:
+        limits = {
+            "message_bytes": TEXT_BYTES_MAX,
+            "subscriptions": SUBSCRIPTIONS_MAX,
+            "messages_per_s": MESSAGES_PER_S,
+            "backlog_bytes": BACKLOG_BYTES_MAX,
+        }
+        self._say(
+            "hello",
+            protocol=PROTOCOL,
+            version=1,
+            **self._hub.hello(),
+            limits=limits,
+            heartbeat_s=HEARTBEAT_S,
+        )
+
+    def _say_error(self, refusal: Refusal, number: int | None) -> None:
+        extra = {} if number is None else {"id": number}
+        self._say("error", code=refusal.code, message=refusal.message, **extra)
+
+    def _say(self, op: str, **fields: Any) -> None:
+        """Queue a control message; a client that lets too many wait is closed. Nothing follows `bye`."""
+        if self.phase is Phase.CLOSED and op != "bye":
+            return
+        if len(self._outbox) >= OUTBOX_MAX and op != "bye":
+            self._refuse_all(Code.SLOW, "slow", "control messages are not being read")
+            return
+        self._outbox.append(json.dumps({"op": op, **fields}, separators=(",", ":")))

@@ -1,0 +1,198 @@
+"""What a client asks for: one subscription, checked field by field before anything is looked up."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
+
+from schemas.names import Cursor, is_name, parse_cursor
+from ws_gateway.frames import CHOICES, DEFAULTS, DTYPES, STREAMS, Dtype, Stream
+
+Policy = Literal["conflate"]
+
+ID_MAX: Final = (1 << 32) - 1
+FIELDS_MAX: Final = 64
+"""Fields of one subscription: more than any stream has, so only nonsense is refused."""
+
+INSTRUMENT_CHARS_MAX: Final = 120
+RATE_MAX_HZ: Final = 1_000.0
+"""Highest rate worth asking for; without a limit every row is sent."""
+
+KEYS: Final = frozenset(
+    {"op", "id", "stream", "tape", "line", "instrument", "fields", "radius", "dtype", "max_rate_hz", "policy", "from"}
+)
+LATER: Final = {"clock": "shared replay clocks", "digest": "digests"}
+"""Keys of the protocol that this release refuses by name, so that nobody mistakes silence for consent."""
+
+
+class Refusal(Exception):  # noqa: N818  (an answer to a client, not a fault of the program)
+    """The gateway says no to one operation; the connection goes on.
+
+    Attributes:
+        code: short and stable, for programs.
+        message: one sentence with the remedy, for people.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code, self.message = code, message
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a subscription begins: `live`, after a `cursor`, at a bin, or at an event time (ns)."""
+
+    kind: Literal["live", "cursor", "bin", "time"] = "live"
+    cursor: Cursor | None = None
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One subscription as asked for; see the protocol's `subscribe`.
+
+    Attributes:
+        radius: None asks for the line's own.
+        max_rate_hz: None asks for every row.
+    """
+
+    id: int
+    stream: Stream
+    tape: str
+    line: str
+    instrument: str
+    fields: tuple[str, ...]
+    radius: int | None = None
+    dtype: Dtype = "f32"
+    max_rate_hz: float | None = None
+    policy: Policy = "conflate"
+    start: Start = Start()
+
+
+def parse_id(message: Mapping[str, Any]) -> int:
+    """The subscription id of a message.
+
+    Raises:
+        Refusal: missing, or no integer of 32 bits.
+    """
+    value = message.get("id")
+    if type(value) is not int or not 0 <= value <= ID_MAX:
+        raise Refusal("bad_id", "give `id`, an integer from 0 to 4294967295")
+    return value
+
+
+def parse_request(message: Mapping[str, Any]) -> Request:
+    """The subscription that a `subscribe` message asks for.
+
+    Raises:
+        Refusal: a field is missing, unknown, of the wrong type or out of range.
+    """
+    for key in message:
+        if key not in KEYS:
+            what = (
+                f"{LATER[key]} are not served yet; leave `{key}` out" if key in LATER else f"`{_short(key)}` is unknown"
+            )
+            raise Refusal("unsupported" if key in LATER else "bad_field", what)
+    stream = _one_of(message, "stream", "grid", STREAMS)
+    return Request(
+        id=parse_id(message),
+        stream=cast("Stream", stream),
+        tape=_name(message, "tape", "live"),
+        line=_name(message, "line", "main"),
+        instrument=_instrument(message),
+        fields=_fields(message, stream),
+        radius=_radius(message, stream),
+        dtype=cast("Dtype", _one_of(message, "dtype", "f32", tuple(DTYPES))),
+        max_rate_hz=_rate(message),
+        policy=_policy(message),
+        start=_start(message),
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _one_of(message: Mapping[str, Any], key: str, default: str, choices: tuple[str, ...]) -> str:
+    value = message.get(key, default)
+    if value not in choices:
+        raise Refusal("bad_field", f"`{key}` is one of {', '.join(choices)}, not {_short(value)!r}")
+    return str(value)
+
+
+def _name(message: Mapping[str, Any], key: str, default: str) -> str:
+    value = message.get(key, default)
+    if not isinstance(value, str) or not is_name(value):
+        raise Refusal("bad_field", f"`{key}` is up to 40 of a-z, 0-9 and '-'")
+    return value
+
+
+def _instrument(message: Mapping[str, Any]) -> str:
+    value = message.get("instrument")
+    if not isinstance(value, str) or not 0 < len(value) <= INSTRUMENT_CHARS_MAX:
+        raise Refusal("bad_field", "give `instrument`, as listed in hello")
+    return value
+
+
+def _fields(message: Mapping[str, Any], stream: str) -> tuple[str, ...]:
+    value = message.get("fields")
+    if value is None:
+        return DEFAULTS[stream]
+    if not isinstance(value, list) or not 0 < len(value) <= FIELDS_MAX or not all(isinstance(n, str) for n in value):
+        raise Refusal("bad_field", f"`fields` is a list of 1 to {FIELDS_MAX} names")
+    for name in value:
+        if name not in CHOICES[stream]:
+            raise Refusal("unknown_field", f"stream {stream} has no field {_short(name)!r}")
+    if len(set(value)) != len(value):
+        raise Refusal("bad_field", "`fields` names a field twice")
+    return tuple(value)
+
+
+def _radius(message: Mapping[str, Any], stream: str) -> int | None:
+    value = message.get("radius")
+    if value is None:
+        return None
+    if stream != "grid" or type(value) is not int or not 1 <= value <= 4096:
+        raise Refusal("bad_field", "`radius` is an integer from 1 to the line's radius, and only for stream grid")
+    return value
+
+
+def _rate(message: Mapping[str, Any]) -> float | None:
+    value = message.get("max_rate_hz")
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0.01 <= value <= RATE_MAX_HZ:
+        raise Refusal(
+            "bad_field", f"`max_rate_hz` is a number from 0.01 to {RATE_MAX_HZ:g}; leave it out for every row"
+        )
+    return float(value)
+
+
+def _policy(message: Mapping[str, Any]) -> Policy:
+    value = message.get("policy", "conflate")
+    if value == "lossless":
+        raise Refusal("unsupported", "policy lossless is not served yet; use conflate, which counts what it leaves out")
+    if value != "conflate":
+        raise Refusal("bad_field", f"`policy` is conflate, not {_short(value)!r}")
+    return "conflate"
+
+
+_BIN = re.compile(r"bin/(\d{1,18})")
+_TIME = re.compile(r"@(\d{1,18})")
+
+
+def _start(message: Mapping[str, Any]) -> Start:
+    value = message.get("from", "live")
+    if value == "live":
+        return Start()
+    if not isinstance(value, str) or len(value) > 400:
+        raise Refusal("bad_field", "`from` is live, a cursor, bin/N or @ns")
+    if found := _BIN.fullmatch(value):
+        return Start("bin", value=int(found[1]))
+    if found := _TIME.fullmatch(value):
+        return Start("time", value=int(found[1]))
+    try:
+        return Start("cursor", cursor=parse_cursor(value))
+    except ValueError:
+        raise Refusal("bad_field", "`from` is live, a cursor, bin/N or @ns since the epoch") from None

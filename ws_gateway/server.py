@@ -1,0 +1,309 @@
+"""The gateway process: sockets around `protocol.Session`.
+
+One writer task per client is the only one that sends, and it sends only while the socket's buffer is low, so what a
+client has not read waits as a place in a ring and not as bytes. The library's `broadcast` has no back-pressure and its
+pings do not free a client whose send is stuck, so a watchdog cuts such connections itself.
+
+On the same port, by GET: `/health`, `/ready`, `/metrics`. Anything else but `/v1/stream` is 404.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final, Protocol
+
+from prometheus_client import generate_latest
+from websockets.asyncio.server import Server, ServerConnection
+from websockets.asyncio.server import serve as listen
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request as HttpRequest
+from websockets.http11 import Response
+from websockets.typing import Origin, Subprotocol
+
+from runtime.errors import BarographError, PortTakenError
+from ws_gateway import metrics
+from ws_gateway.fanout import Hub, Instant
+from ws_gateway.protocol import PROTOCOL, Session
+from ws_gateway.strictjson import TEXT_BYTES_MAX
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/v1/stream"
+
+WRITE_BYTES_MAX: Final = 256 << 10
+"""Bytes in the library's buffer above which a send waits. Several messages fit, so a healthy client is never waited
+for; more would only be older when it arrives. See fanout.BACKLOG_BYTES_MAX for the sum."""
+
+UNSENT_BYTES_MAX: Final = 128 << 10
+"""Bytes the kernel may hold that it has not put on the wire yet (TCP_NOTSENT_LOWAT). Without it, megabytes of old rows
+wait where conflation cannot reach them."""
+
+BEHIND_S_MAX: Final = 10.0
+"""How long one send may be stuck before the connection is cut. A page in a background tab pauses for a second or two;
+a client that took nothing for 10 s is gone or hopeless, and holds memory."""
+
+TICK_S: Final = 0.25
+"""How often sessions see time pass. Staleness and heartbeats have a second's grain, so four looks a second do."""
+
+DRAIN_S: Final = 2.0
+"""Time for clients to take `bye` and answer the close before the process leaves."""
+
+HANDSHAKE_S: Final = 10.0
+"""Time for a client to send its opening request; a slow one only holds one socket."""
+
+
+class Feeder(Protocol):
+    """Where the hub gets its rows from."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether sources are being read."""
+
+    def start(self, hub: Hub) -> None:
+        """Begin; called on the event loop's thread."""
+
+    def stop(self) -> None:
+        """End, and wait until it has."""
+
+
+def clock() -> Instant:
+    """This moment."""
+    return Instant(time.monotonic_ns(), time.time_ns())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(host: str) -> None:
+    """Refuse to serve strangers without authentication.
+
+    Raises:
+        BarographError: the address is not loopback.
+    """
+    if not is_loopback(host):
+        raise BarographError(
+            f"the gateway does not bind {host} without authentication",
+            remedy="bind 127.0.0.1 and put an authenticating proxy in front, or use an SSH tunnel",
+        )
+
+
+class Gateway:
+    """The server: one hub, many sessions.
+
+    Args:
+        feeder: source of rows.
+        allowed_origins: web origins whose pages may connect, e.g. `http://127.0.0.1:8760`; clients that are no
+            browsers send none and are let in on loopback.
+    """
+
+    def __init__(self, feeder: Feeder, allowed_origins: Sequence[str] = ()) -> None:
+        self.hub = Hub()
+        self.feeder = feeder
+        self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
+        self._clients: set[_Client] = set()
+        self._draining = False
+
+    async def run(
+        self,
+        host: str,
+        port: int,
+        stop: asyncio.Event,
+        on_ready: Callable[[int], None] = lambda _port: None,
+    ) -> None:
+        """Serve until `stop` is set, then say goodbye to everyone.
+
+        Args:
+            host: loopback address to bind.
+            port: port; 0 takes a free one.
+            stop: set by the caller to end.
+            on_ready: called with the port once connections are accepted.
+
+        Raises:
+            BarographError: the address is not loopback.
+            PortTakenError: another process listens there.
+        """
+        check_bind(host)
+        try:
+            server = await self._listen(host, port)
+        except OSError as error:
+            raise PortTakenError(host, port) from error
+        self.feeder.start(self.hub)
+        ticker = asyncio.create_task(self._tick())
+        try:
+            on_ready(server.sockets[0].getsockname()[1])
+            await stop.wait()
+            await self._drain()
+        finally:
+            ticker.cancel()
+            server.close(close_connections=True)
+            await server.wait_closed()
+            await asyncio.to_thread(self.feeder.stop)
+
+    async def _listen(self, host: str, port: int) -> Server:
+        return await listen(
+            self._serve_client,
+            host,
+            port,
+            process_request=self._answer,
+            origins=self._origins,
+            subprotocols=[Subprotocol(PROTOCOL)],
+            compression=None,
+            max_size=TEXT_BYTES_MAX,
+            max_queue=8,
+            write_limit=WRITE_BYTES_MAX,
+            open_timeout=HANDSHAKE_S,
+            ping_interval=10,
+            ping_timeout=10,
+            close_timeout=1,
+            server_header=None,
+        )
+
+    def _answer(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+        """Plain HTTP on the gateway's port; None lets a WebSocket handshake go on."""
+        path = request.path.partition("?")[0]
+        if path == PATH:
+            offered = request.headers.get_all("Sec-WebSocket-Protocol")
+            if not any(PROTOCOL in (p.strip() for p in line.split(",")) for line in offered):
+                return connection.respond(HTTPStatus.BAD_REQUEST, f"offer the subprotocol {PROTOCOL}\n")
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "restarting\n") if self._draining else None
+        if path == "/health":
+            return connection.respond(HTTPStatus.OK, "ok\n")
+        if path == "/ready":
+            good = self.feeder.ready and not self._draining
+            return connection.respond(HTTPStatus.OK, "ready\n") if good else _not_ready(connection)
+        if path == "/metrics":
+            metrics.RING_BYTES.set(self.hub.budget.held_bytes)
+            return connection.respond(HTTPStatus.OK, generate_latest().decode())
+        return connection.respond(HTTPStatus.NOT_FOUND, f"nothing here; streams are at {PATH}\n")
+
+    async def _serve_client(self, connection: ServerConnection) -> None:
+        client = _Client(connection, self.hub)
+        self._clients.add(client)
+        metrics.OPENED.inc()
+        metrics.CLIENTS.set(len(self._clients))
+        try:
+            await client.run()
+        finally:
+            self._clients.discard(client)
+            metrics.CLIENTS.set(len(self._clients))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = clock()
+            for client in tuple(self._clients):
+                client.tick(now)
+
+    async def _drain(self) -> None:
+        self._draining = True
+        now = clock()
+        for client in tuple(self._clients):
+            client.session.drain(now)
+            client.wake.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while self._clients:
+                    await asyncio.sleep(0.02)
+
+
+def _not_ready(connection: ServerConnection) -> Response:
+    return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
+
+
+class _Client:
+    """One connection: a reader, a writer, and the watchdog's note of when the last send began."""
+
+    def __init__(self, connection: ServerConnection, hub: Hub) -> None:
+        self.wake = asyncio.Event()
+        self._connection = connection
+        self._sending_since_ns = 0
+        self.session = Session(hub, clock(), self.wake.set)
+        self.wake.set()
+
+    async def run(self) -> None:
+        _keep_kernel_queue_short(self._connection)
+        writer = asyncio.create_task(self._write())
+        try:
+            async for message in self._connection:
+                self.session.receive(message, clock())
+                self.wake.set()
+        except ConnectionClosed:
+            pass
+        finally:
+            self.session.release()
+            writer.cancel()
+            with suppress(asyncio.CancelledError, ConnectionClosed):
+                await writer
+
+    def tick(self, now: Instant) -> None:
+        """Let time pass; cut the connection if a send has been stuck for too long."""
+        if self._sending_since_ns and now.mono_ns - self._sending_since_ns > BEHIND_S_MAX * 1e9:
+            metrics.ABORTED.inc()
+            self._connection.transport.abort()
+            return
+        self.session.tick(now)
+        self.wake.set()
+
+    async def _write(self) -> None:
+        """Send while there is something and the socket takes it; then sleep until woken or a rate limit is due."""
+        while True:
+            self.wake.clear()
+            while (message := self.session.next_message(clock())) is not None:
+                await self._send(message)
+            if self.session.closing is not None:
+                metrics.CLOSED.labels(str(self.session.closing.code)).inc()
+                await self._connection.close(self.session.closing.code, self.session.closing.reason[:120])
+                return
+            due_ns = self.session.next_due_ns()
+            delay_s = max(0.0, (due_ns - time.monotonic_ns()) / 1e9) if due_ns else None
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), delay_s)
+
+    async def _send(self, message: str | bytes) -> None:
+        self._sending_since_ns = time.monotonic_ns()
+        await self._connection.send(message)
+        self._sending_since_ns = 0
+        metrics.MESSAGES.labels("data" if isinstance(message, bytes) else "control").inc()
+        metrics.SENT_BYTES.inc(len(message))
+
+
+def _keep_kernel_queue_short(connection: ServerConnection) -> None:
+    sock = connection.transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if sock is not None and option is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES_MAX)
+
+
+async def serve(
+    *,
+    host: str,
+    port: int,
+    bootstrap_servers: str,
+    data_dir: Path,
+    allowed_origins: Sequence[str],
+    stop: asyncio.Event,
+    on_ready: Callable[[int], None] = lambda _port: None,
+) -> None:
+    """Run a gateway over Kafka until `stop` is set; see `Gateway.run` for the arguments and errors.
+
+    Args:
+        bootstrap_servers: Kafka brokers.
+        data_dir: data folder, whose `state` holds the tape manifests.
+    """
+    from ws_gateway.feeder import KafkaFeeder
+
+    feeder = KafkaFeeder(bootstrap_servers, data_dir / "state", asyncio.get_running_loop())
+    await Gateway(feeder, allowed_origins).run(host, port, stop, on_ready)
