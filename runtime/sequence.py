@@ -37,7 +37,7 @@ class HoleError(BarographError):
     def __init__(self, where: str, expected: tuple[int, int], got: tuple[int, int]) -> None:
         self.where, self.expected, self.got = where, expected, got
         super().__init__(
-            f"{where}: messages from seq {expected[0]} part {expected[1]} to before seq {got[0]} part {got[1]} are missing",
+            f"{where}: messages from seq {expected[0]}.{expected[1]} to before {got[0]}.{got[1]} are missing",
             remedy="the topic was trimmed or damaged: replace the tape, or start from a newer checkpoint",
         )
 

@@ -1,7 +1,7 @@
 """The books stage: raw order events in, bins and trades out. One engine per instrument.
 
-`T.mbo` → `T.L.bins`, `T.L.trades`. Everything it may depend on is in its one input: definitions say the tick size, clock
-messages close bins in quiet times, `end` flushes. The engine does the work; this module only speaks its language.
+`T.mbo` → `T.L.bins`, `T.L.trades`. Everything it may depend on is in its one input: definitions say the tick size,
+clock messages close bins in quiet times, `end` flushes. The engine does the work; this module speaks its language.
 """
 
 import json

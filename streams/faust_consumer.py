@@ -11,7 +11,8 @@ to: after a lost disk, or when the fetcher was ahead at a first start, blocks ar
 puts the offsets of its checkpoints into `start_at`, and we seek to exactly those.
 
 Source: faust-streaming 0.15.3 `faust/transport/consumer.py` (`_wait_next_records`, `getmany`), aiokafka 0.14.0
-`AIOKafkaConsumer.seek_to_committed`. A test for each fails without its mend; when a release makes it pass, the mend goes.
+`AIOKafkaConsumer.seek_to_committed`. A test for each fails without its
+mend; when a release makes it pass, the mend goes.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 FULL_BUFFERS_WAIT_S: Final = 0.002
-"""Pause while every buffer is full. A block takes 0.2 to 5 ms to apply: longer leaves the worker idle, shorter spins."""
+"""Pause while every buffer is full. A block takes 0.2 to 5 ms: longer leaves the worker idle, shorter spins."""
 
 DRAINED_WAIT_S: Final = 0.010
 """Wait for a drained partition while another one is full: the time in which a full buffer must not run dry."""

@@ -1,9 +1,9 @@
 """The stage shell: Faust around a reducer. Assignment, messages, checkpoints; nothing of what a stage computes.
 
-Delivery in one paragraph: outputs are sent by an idempotent producer before the state that contains them is stored, and
-input is acknowledged after that. A crash in between makes the next owner redo the work from the stored state and send
-the same bytes under the same (`seq`, `part`) again, which consumers drop. A worker that was paused and wakes up late can
-only do the same. So every message has its effect once.
+Delivery in one paragraph: outputs are sent by an idempotent producer before the state that contains them is stored,
+and input is acknowledged after that. A crash in between makes the next owner redo the work from the stored state and
+send the same bytes under the same (`seq`, `part`) again, which consumers drop. A worker that was paused and wakes up
+late can only do the same. So every message has its effect once.
 
 Faust would acknowledge on its own, also when the agent fails, and it commits past holes; therefore streams are read
 with `noack`, all messages since the last checkpoint are held (their values released), and they are acknowledged in
@@ -123,7 +123,7 @@ class StageShell:
         app.on_before_shutdown.connect(self._on_leaving, weak=False)
 
     async def _on_assigned(self, _app: faust.App, **_: Any) -> None:
-        """After every assignment, before Faust seeks: load the newest state of each partition and start right after it."""
+        """After every assignment, before Faust seeks: load each partition's newest state and start right after it."""
         self._generation += 1
         mine = [tp for tp in self.app.consumer.assignment() if tp.topic == self.source]
         self._owned = {tp.partition: self._load(tp.partition) for tp in mine}
@@ -161,7 +161,7 @@ class StageShell:
         ):
             if theirs != ours:
                 raise InputError(
-                    f"the checkpoint of {self.stage.name} at seq {checkpoint.seq} belongs to {what} {theirs}, not {ours}",
+                    f"the checkpoint of {self.stage.name} at seq {checkpoint.seq} is of {what} {theirs}, not {ours}",
                     remedy="start a new line with --line, or make the tape again with --replace",
                 )
 

@@ -1,0 +1,149 @@
+"""A partition without a broker: cutting, headers, repeats, checkpoints; with a reducer that is easy to predict."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.codec import decode_rows
+from runtime.object_store import LocalObjectStore
+from runtime.sequence import HoleError
+from schemas import topics
+from schemas.columns import Column, concat_tables, empty_table
+from schemas.envelope import Envelope, crc32
+from schemas.message import Message
+from streams import partition
+from streams.checkpoints import KEPT, Checkpoint, CheckpointStore
+from streams.partition import PartitionState, Place, rows_per_part
+from streams.reducer import Output, Rows, Stage, Stamp
+
+COLUMNS = (Column("n", "i8", "count", "a number"),)
+
+
+class Counting:
+    """Gives as many rows as the message counts, in yields of a chosen size."""
+
+    def __init__(self, pause: int) -> None:
+        self.pause, self.total = pause, 0
+
+    def apply(self, message: Message) -> Iterator[Rows]:
+        left = message.envelope.count
+        while left:
+            rows = min(self.pause, left)
+            table = empty_table(COLUMNS, rows)
+            table["n"][:] = np.arange(self.total, self.total + rows)
+            self.total += rows
+            left -= rows
+            yield Rows("trades", table)
+
+    def stamp(self, message: Message) -> Stamp:
+        return Stamp(message.envelope.t, {"trades": "done"} if message.envelope.kind == "end" else {})
+
+    def snapshot(self) -> Mapping[str, bytes]:
+        return {"X": str(self.total).encode()}
+
+    def restore(self, pieces: Mapping[str, bytes]) -> None:
+        self.total = int(pieces["X"])
+
+
+def stage(pause: int = 7) -> Stage:
+    outputs = {"trades": Output(topics.TRADES, COLUMNS)}
+    return Stage("counting", topics.MBO, outputs, {}, lambda: Counting(pause))
+
+
+def state(pause: int = 7, base: int = 100) -> PartitionState:
+    made = stage(pause)
+    return PartitionState(made, Place("t1", "main", 0, base, "run0"), made.reducer(), base)
+
+
+def message(offset: int, count: int, kind: str = "data") -> Message:
+    envelope = Envelope(kind=kind, schema="mbo", count=count, t=5_000_000, arrived=9, source="f:0")  # type: ignore[arg-type]
+    return Message("t1.mbo.v1", 0, offset, 5, "X", b"", envelope)
+
+
+@given(st.lists(st.integers(0, 900), min_size=1, max_size=6), st.integers(1, 700), st.integers(1, 700))
+def test_parts_do_not_depend_on_where_the_reducer_pauses(counts: list[int], one: int, other: int) -> None:
+    def outputs(pause: int) -> list[object]:
+        worker = state(pause)
+        return [worker.take(message(offset, count)) for offset, count in enumerate(counts)]
+
+    assert outputs(one) == outputs(other)
+
+
+def test_parts_are_numbered_cut_and_closed() -> None:
+    size = rows_per_part(COLUMNS)
+    outgoing = state().take(message(0, 2 * size + 1))
+    assert outgoing is not None
+    heads = [(o.envelope.seq, o.envelope.part, o.envelope.last, o.envelope.count) for o in outgoing]
+    assert heads == [(100, 0, False, size), (100, 1, False, size), (100, 2, True, 1)]
+    rows = concat_tables([decode_rows(o.value, COLUMNS) for o in outgoing], COLUMNS)
+    assert rows["n"].tolist() == list(range(2 * size + 1))
+    first = outgoing[0]
+    assert (first.topic, first.timestamp_ms, first.envelope.run) == ("t1.main.trades.v1", 5, "run0")
+    assert first.envelope.crc32 == crc32(first.value)
+    assert (first.envelope.arrived, first.envelope.source) == (9, "f:0")
+
+
+def test_nothing_to_say_is_one_empty_part_and_end_has_a_summary() -> None:
+    worker = state()
+    (quiet,) = worker.take(message(0, 0)) or []
+    assert (quiet.value, quiet.envelope.part, quiet.envelope.last, quiet.envelope.summary) == (b"", 0, True, "")
+    (end,) = worker.take(message(1, 0, "end")) or []
+    assert end.envelope.summary == "done"
+
+
+def test_wide_rows_are_cut_by_bytes() -> None:
+    wide = (Column("v", "f8", "lots", "wide", partition.PART_BYTES_MAX // 16),)
+    assert rows_per_part(wide) == 2
+    assert rows_per_part((Column("v", "f8", "lots", "wider", partition.PART_BYTES_MAX),)) == 1
+
+
+def test_repeats_are_dropped_and_holes_refused() -> None:
+    worker = state()
+    worker.take(message(0, 3))
+    assert worker.take(message(0, 3)) is None
+    with pytest.raises(HoleError):
+        worker.take(message(2, 3))
+
+
+def checkpoint(offset: int) -> Checkpoint:
+    return Checkpoint(offset, offset + 100, "run0", "topic0", {})
+
+
+def test_checkpoints_keep_three_and_only_named_pieces(tmp_path: Path) -> None:
+    store = CheckpointStore(LocalObjectStore(tmp_path), "c")
+    assert store.load(0) is None
+    for offset in range(6):
+        store.save(0, checkpoint(offset), {"X": b"%d" % offset, "Y": b"same"})
+    loaded = store.load(0)
+    assert loaded is not None
+    assert (loaded[0].offset, loaded[1]) == (5, {"X": b"5", "Y": b"same"})
+    assert len(list((tmp_path / "c/0/manifests").iterdir())) == KEPT
+    assert len(list((tmp_path / "c/0/pieces").iterdir())) == KEPT + 1
+
+
+def test_a_smaller_offset_never_replaces_a_larger_one(tmp_path: Path) -> None:
+    store = CheckpointStore(LocalObjectStore(tmp_path), "c")
+    store.save(0, checkpoint(9), {"X": b"9"})
+    store.save(0, checkpoint(8), {"X": b"8"})
+    loaded = store.load(0)
+    assert loaded is not None
+    assert loaded[0].offset == 9
+
+
+@pytest.mark.parametrize("what", ["manifests", "pieces"])
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path: Path, what: str) -> None:
+    store = CheckpointStore(LocalObjectStore(tmp_path), "c")
+    store.save(0, checkpoint(1), {"X": b"one"})
+    store.save(0, checkpoint(2), {"X": b"two"})
+    folder = tmp_path / "c/0" / what
+    victim = next(p for p in folder.iterdir() if what == "pieces" and p.read_bytes() == b"two" or "0002." in p.name)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    loaded = store.load(0)
+    assert loaded is not None
+    assert (loaded[0].offset, loaded[1]) == (1, {"X": b"one"})
