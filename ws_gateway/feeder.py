@@ -38,7 +38,7 @@ from ws_gateway.frames import Block
 log = logging.getLogger(__name__)
 
 LIST_S: Final = 5.0
-"""How often tapes and lines are listed. A new tape appears to clients within it; each listing reads a few small files."""
+"""How often tapes and lines are listed. A new tape appears to clients within it; a listing reads a few small files."""
 
 TAIL_MESSAGES: Final = 256
 """Messages read back from the end of each partition at first, so that a page opened after a restart has something to
@@ -250,7 +250,7 @@ class KafkaFeeder:
 
 
 def _sources_of(manifest: Manifest) -> Iterable[tuple[tuple[str, int], Source]]:
-    for line in manifest.lines or {"main": None}:
+    for line in tuple(manifest.lines) or ("main",):
         for spec in SPECS:
             topic = spec.name(manifest.tape, line)
             for partition in range(manifest.partitions):
