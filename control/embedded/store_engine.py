@@ -1,0 +1,270 @@
+"""The ClickHouse engine as a library (chdb), behind calls that know sessions, settings and parameters.
+
+What chdb allows, as measured with 4.4: one process per folder and one folder per process; any number of handles on it,
+each with its own settings, at work at once and without Python's lock (a count takes 3 ms while another handle computes
+for 10 s). A handle that has a stream open gives empty answers to others, so a handle serves one call at a time. To
+open and close one takes 1 ms. So every request gets a fresh handle, and with it what a ClickHouse server gives: no
+trace of earlier requests. A request that names a session gets the handle kept for it, unless it may only read.
+
+An insert is pushed through chdb's streaming inserter in one piece, without a temporary file.
+"""
+
+import fcntl
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import chdb
+
+from control.embedded.store_sql import SESSION_IS_LOCKED, Statement, engine_error, refusal
+from runtime.errors import FolderInUseError
+
+log = logging.getLogger(__name__)
+
+SESSIONS_MAX: Final = 256
+"""Sessions kept at once. clickhouse-connect opens one per client; a handle costs below 1 MiB. Fewer would make busy
+clients lose temporary tables, far more would keep those of clients that left without a word."""
+
+SESSION_IDLE_S: Final = 60.0
+"""How long an idle session is kept unless the client says otherwise: the server's own default."""
+
+_DEFAULTS: Final[Mapping[str, str]] = {"session_timezone": "UTC"}
+"""Settings of every handle: times mean UTC whatever the machine's zone is."""
+
+_NAME: Final = re.compile(r"[A-Za-z_]\w*")
+
+STREAMED_FORMATS: Final = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary", "JSONEachRow"})
+"""Formats without a head or foot: the pieces that chdb gives, joined, are the whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a statement is executed with.
+
+    Attributes:
+        settings: engine settings for this statement.
+        parameters: query parameters without their `param_`, values in the server's escaped form.
+        database: default database; empty: `default`.
+        readonly: refuse statements that write.
+        session_id: session to execute in; empty: none.
+        session_timeout_s: how long that session is kept when idle.
+        format: output format if the statement names none.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    database: str = ""
+    readonly: bool = False
+    session_id: str = ""
+    session_timeout_s: float = SESSION_IDLE_S
+    format: str = "TabSeparated"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of a statement: its bytes and what it cost, under the names of `X-ClickHouse-Summary`."""
+
+    body: bytes = b""
+    read_rows: int = 0
+    read_bytes: int = 0
+    written_rows: int = 0
+    written_bytes: int = 0
+    result_rows: int = 0
+    elapsed_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Session:
+    handle: Any
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    expires_s: float = 0.0
+
+
+class StoreEngine:
+    """The engine on one folder.
+
+    Args:
+        folder: its folder; made if need be.
+
+    Raises:
+        FolderInUseError: another process has it open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = str(folder.resolve())
+        self._lock_file = _lock(folder)
+        self._root = chdb.connect(self._path)  # keeps the engine alive between requests
+        self._sessions: dict[str, _Session] = {}
+        self._guard = threading.Lock()
+        self.version = self.run(Statement("SELECT version()", "SELECT", None, None), Request()).body.decode().strip()
+
+    def run(self, statement: Statement, request: Request) -> Answer:
+        """Execute a statement and give its whole answer.
+
+        Raises:
+            StoreError: the engine refused it.
+        """
+        with self._handle(request) as handle:
+            if statement.data is not None:
+                return self._insert(handle, statement)
+            result = _call(handle.query, statement.text, request.format, params=dict(request.parameters))
+            return Answer(
+                bytes(result.bytes() or b""),
+                result.storage_rows_read(),
+                result.storage_bytes_read(),
+                result.rows_written(),
+                result.bytes_written(),
+                result.rows_read(),
+                int(result.elapsed() * 1e9),
+            )
+
+    def stream(self, statement: Statement, request: Request) -> Iterator[bytes]:
+        """Execute a query and give its answer piece by piece; the format is one of `STREAMED_FORMATS`.
+
+        Raises:
+            StoreError: the engine refused it, or failed on the way.
+        """
+        with self._handle(request) as handle:
+            name = statement.format or request.format
+            pieces = _call(handle.send_query, statement.text, name, params=dict(request.parameters))
+            try:
+                while (piece := _call(next, pieces, None)) is not None:
+                    yield bytes(piece.bytes() or b"")
+            finally:
+                with suppress(Exception):
+                    pieces.close()
+
+    def interrupt(self) -> None:
+        """Make running statements fail soon."""
+        with suppress(Exception):
+            self._root.query("KILL QUERY WHERE query NOT LIKE 'KILL QUERY%' ASYNC", "TSV")
+
+    def close(self) -> None:
+        """Leave the folder. Nothing may be running."""
+        with self._guard:
+            for session in self._sessions.values():
+                session.handle.close()
+            self._sessions.clear()
+        self._root.close()
+        os.close(self._lock_file)
+
+    def _insert(self, handle: Any, statement: Statement) -> Answer:
+        started = time.monotonic_ns()
+        inserter = _call(handle.send_insert, statement.text, statement.format)
+        try:
+            if statement.data:
+                _call(inserter.append, statement.data)
+            done = _call(inserter.finish)
+        except BaseException:
+            with suppress(Exception):
+                inserter.cancel()
+            raise
+        return Answer(
+            written_rows=done.rows_written,
+            written_bytes=done.bytes_written,
+            elapsed_ns=time.monotonic_ns() - started,
+        )
+
+    @contextmanager
+    def _handle(self, request: Request) -> Iterator[Any]:
+        """A handle on which the request's settings hold, and on which nobody else works."""
+        if not request.session_id or request.readonly:  # readonly cannot be taken back from a handle
+            handle = chdb.connect(self._path)
+            try:
+                self._prepare(handle, {**_DEFAULTS, **_wanted(request)}, request.database)
+                yield handle
+            finally:
+                handle.close()
+            return
+        session = self._session(request)
+        wanted = _wanted(request)
+        try:
+            self._prepare(session.handle, wanted, request.database)
+            yield session.handle
+        finally:
+            self._forget(session.handle, wanted)
+            session.expires_s = time.monotonic() + request.session_timeout_s
+            session.busy.release()
+
+    def _session(self, request: Request) -> _Session:
+        """The session that the request names, taken; idle ones that are over are closed on the way."""
+        with self._guard:
+            now = time.monotonic()
+            idle = sorted((s.expires_s, name) for name, s in self._sessions.items() if not s.busy.locked())
+            surplus = len(self._sessions) - SESSIONS_MAX + 1
+            for at, (expires_s, name) in enumerate(idle):
+                if name != request.session_id and (expires_s < now or at < surplus):
+                    self._sessions.pop(name).handle.close()
+            session = self._sessions.get(request.session_id)
+            if session is None:
+                handle = chdb.connect(self._path)
+                self._prepare(handle, _DEFAULTS, "")
+                session = self._sessions[request.session_id] = _Session(handle)
+            if not session.busy.acquire(blocking=False):
+                raise refusal(
+                    SESSION_IS_LOCKED,
+                    "SESSION_IS_LOCKED",
+                    f"Session {request.session_id} is locked by a concurrent client",
+                )
+            return session
+
+    @staticmethod
+    def _prepare(handle: Any, settings: Mapping[str, str], database: str) -> None:
+        if database:
+            _call(handle.query, "USE `" + database.replace("\\", "\\\\").replace("`", "\\`") + "`", "TSV")
+        for name in settings:
+            if not _NAME.fullmatch(name):
+                raise refusal(115, "UNKNOWN_SETTING", f"Unknown setting {name!r}")
+        # readonly last: after it, no setting could be changed.
+        for text in _set_statements(settings):
+            _call(handle.query, text, "TSV")
+
+    @staticmethod
+    def _forget(handle: Any, settings: Mapping[str, str]) -> None:
+        for name in settings:
+            with suppress(Exception):
+                handle.query(f"SET {name} = DEFAULT", "TSV")
+
+
+def _wanted(request: Request) -> dict[str, str]:
+    return {**request.settings, **({"readonly": "2"} if request.readonly else {})}
+
+
+def _set_statements(settings: Mapping[str, str]) -> list[str]:
+    plain = ", ".join(f"{name} = {_literal(value)}" for name, value in settings.items() if name != "readonly")
+    out = [f"SET {plain}"] if plain else []
+    return [*out, f"SET readonly = {_literal(settings['readonly'])}"] if "readonly" in settings else out
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call into the engine; its errors become ours."""
+    try:
+        return function(*args, **kwargs)
+    except (RuntimeError, chdb.ChdbError) as error:
+        raise engine_error(str(error)) from error
+
+
+def _lock(folder: Path) -> int:
+    """Own the folder, or say who does. chdb locks it too, but does not say so in words."""
+    handle = os.open(folder / ".owner", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(handle, 32).decode(errors="replace").strip()
+        os.close(handle)
+        raise FolderInUseError(folder, "a store", int(owner) if owner.isdigit() else None) from error
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{os.getpid()}\n".encode())
+    return handle
