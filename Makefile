@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test test-long style lock clean
+.PHONY: help setup browser demo test test-long style docs lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -36,6 +36,9 @@ test-long: setup browser ## soak, chaos and large seed counts
 
 style: setup ## format, then check style, types and layers
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy && $(BIN)/lint-imports
+
+docs: setup ## write the generated pages of docs/
+	@$(BIN)/python -m control.docgen
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
