@@ -160,7 +160,10 @@ def _is_open(descriptor: int) -> bool:
 
 @cache
 def _lifeline(_pid: int) -> int:
-    """Read end of the pipe of this process (per pid: a fork has its own). The write end stays open here, unnamed and not inheritable, until the end."""
+    """Read end of the pipe of this process (per pid: a fork has its own).
+
+    The write end stays open here, unnamed and not inheritable, until the process ends.
+    """
     read_end, _write_end = os.pipe()
     return read_end
 
