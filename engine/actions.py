@@ -1,0 +1,213 @@
+"""What a record's action does to the book, and the flow that it causes.
+
+    action          book                                            flow at the order's tick
+    A  add          insert at the back of its level                 added
+    C  cancel       take off; size 0 or undefined: all of it        pulled, less what fills announced
+    M  modify       larger: back of the queue; smaller: keeps it    added; or pulled, less what fills announced
+                    other price or side: leave and insert           pulled at the old tick, added at the new one
+    F  fill         none: the C or M that follows takes the lots    filled
+    T  trade        none                                            none; see `trades`
+    R  clear        remove everything                               none; physics starts from zero
+    N  none, other  none                                            none
+
+A fill and the cancel that follows it are one event: the fill notes its lots as *pending* on the order, and the cancel
+or modify counts only what it takes off beyond them as pulled.
+
+Three kinds of records move the book differently (`mode`): events of the market cause flow; records of a snapshot are
+state, and the grid takes its depths when the snapshot ends; a change of an L2 venue's view moves depth alone.
+"""
+
+from typing import Final
+
+from engine import book as l3
+from engine import counters, grid, trades
+from engine._jit import i64, kernel
+from engine.order_index import find
+from engine.state import ASK, BID, NONE, Machine, Record
+from engine.ticks import nearest_tick
+from schemas.mbo import F_MBP, F_PUBLISHER_SPECIFIC, F_SNAPSHOT
+from schemas.units import UNDEF_PRICE, UNDEF_SIZE
+
+ADD: Final = ord("A")
+CANCEL: Final = ord("C")
+MODIFY: Final = ord("M")
+FILL: Final = ord("F")
+TRADE: Final = ord("T")
+CLEAR: Final = ord("R")
+
+_BUY: Final = ord("B")
+_SELL: Final = ord("A")
+
+_EVENT: Final = 0
+_VIEW: Final = 1
+_STATE: Final = 2
+
+_VIEW_FLAGS: Final = F_MBP | F_PUBLISHER_SPECIFIC
+
+
+@kernel
+def _mode(flags: int) -> int:
+    if flags & F_SNAPSHOT:
+        return _STATE
+    return _VIEW if flags & _VIEW_FLAGS == _VIEW_FLAGS else _EVENT
+
+
+@kernel
+def _lots(size: int) -> int:
+    """Size of a record as int64; 0 if undefined."""
+    lots = i64(size)
+    return 0 if lots == UNDEF_SIZE else lots
+
+
+@kernel
+def _flow(machine: Machine, mode: int, tick: int, side: int, add: int, pull: int, depth: int) -> None:
+    """Hand a change of one side's depth, and the flow that caused it, to the grid."""
+    bid = depth if side == BID else 0
+    ask = depth if side == ASK else 0
+    if mode == _EVENT:
+        grid.touch(machine, tick, add, pull, 0, bid, ask)
+    elif mode == _VIEW:
+        grid.shift_depth(machine, tick, bid, ask)
+
+
+@kernel
+def _add(machine: Machine, record: Record, mode: int, side: int, size: int) -> None:
+    """Insert an order whose id does not rest."""
+    synthetic = (record.flags & F_MBP) != 0
+    slot = l3.insert(machine.book, machine.config, record.order_id, side, record.price, size, synthetic)
+    level = machine.book.levels[machine.book.orders[slot].level]
+    if level.off_tick:
+        counters.count(machine.state, machine.counts, counters.OFF_TICK)
+    _flow(machine, mode, level.tick, side, size, 0, size)
+
+
+@kernel
+def _reduce(machine: Machine, slot: int, mode: int, removed: int) -> None:
+    """Take lots off an order, 0 included; delete it when none are left."""
+    order = machine.book.orders[slot]
+    level = machine.book.levels[order.level]
+    tick = i64(level.tick)
+    side = i64(level.side)
+    pulled = l3.take_pending(order, removed)
+    left = i64(order.size) - removed
+    if left == 0:
+        l3.remove(machine.book, slot)
+    else:
+        l3.resize(machine.book, slot, left)
+    _flow(machine, mode, tick, side, 0, pulled, -removed)
+
+
+@kernel
+def _move(machine: Machine, slot: int, mode: int, side: int, px: int, size: int) -> None:
+    """Give an order another price or side: all of it is pulled at the old tick and the new size added at the new."""
+    book = machine.book
+    order = book.orders[slot]
+    old = book.levels[order.level]
+    old_tick = i64(old.tick)
+    old_side = i64(old.side)
+    old_size = i64(order.size)
+    pulled = l3.take_pending(order, old_size)
+    l3.move(book, machine.config, slot, side, px, size)
+    new_tick = i64(book.levels[order.level].tick)
+    _flow(machine, mode, old_tick, old_side, 0, pulled, -old_size)
+    _flow(machine, mode, new_tick, side, size, 0, size)
+
+
+@kernel
+def _modify(machine: Machine, record: Record, slot: int, mode: int, side: int, size: int) -> None:
+    """Change an order that rests; size 0 cancels it."""
+    if record.price % machine.config.tick_px:
+        counters.count(machine.state, machine.counts, counters.OFF_TICK)
+    order = machine.book.orders[slot]
+    level = machine.book.levels[order.level]
+    old_size = i64(order.size)
+    if size == 0:
+        _reduce(machine, slot, mode, old_size)
+    elif record.price != level.px or side != level.side:
+        _move(machine, slot, mode, side, record.price, size)
+    elif size > old_size:
+        tick = i64(level.tick)
+        l3.resize(machine.book, slot, size)
+        _flow(machine, mode, tick, side, size - old_size, 0, size - old_size)
+    else:
+        _reduce(machine, slot, mode, old_size - size)
+
+
+@kernel
+def _place(machine: Machine, record: Record, mode: int) -> None:
+    """Apply A or M: both mean that the order is to rest as the record says."""
+    state, counts = machine.state, machine.counts
+    is_add = record.action == ADD
+    size = _lots(record.size)
+    if record.price == UNDEF_PRICE:
+        counters.count(state, counts, counters.UNDEFINED_PRICE)
+        return
+    if record.side != _BUY and record.side != _SELL:
+        counters.count(state, counts, counters.UNDEFINED_SIDE)
+        return
+    slot = find(machine.book, record.order_id)
+    if size == 0 and (is_add or slot == NONE):
+        counters.count(state, counts, counters.UNDEFINED_SIZE)
+        return
+    if is_add:
+        state.add_count += 1
+    else:
+        state.modify_count += 1
+    side = BID if record.side == _BUY else ASK
+    if slot == NONE:
+        if not is_add:
+            counters.count(state, counts, counters.UNKNOWN_MODIFY)
+        _add(machine, record, mode, side, size)
+    else:
+        if is_add:
+            counters.count(state, counts, counters.DUPLICATE_ADD)
+        _modify(machine, record, slot, mode, side, size)
+
+
+@kernel
+def _cancel(machine: Machine, record: Record, mode: int) -> None:
+    slot = find(machine.book, record.order_id)
+    if slot == NONE:
+        counters.count(machine.state, machine.counts, counters.UNKNOWN_CANCEL)
+        return
+    machine.state.cancel_count += 1
+    resting = i64(machine.book.orders[slot].size)
+    size = _lots(record.size)
+    _reduce(machine, slot, mode, resting if size == 0 else min(size, resting))
+
+
+@kernel
+def _fill(machine: Machine, record: Record, mode: int) -> None:
+    """Note a fill; outside snapshots."""
+    book, config = machine.book, machine.config
+    slot = find(book, record.order_id)
+    size = _lots(record.size)
+    if slot != NONE:
+        l3.add_pending(book, slot, size)
+        tick = i64(book.levels[book.orders[slot].level].tick)
+    elif record.price != UNDEF_PRICE:
+        if record.price % config.tick_px:
+            counters.count(machine.state, machine.counts, counters.OFF_TICK)
+        tick = nearest_tick(record.price, config.unit_px)
+    else:
+        return
+    machine.state.fill_count += 1
+    if mode == _EVENT:
+        grid.touch(machine, tick, 0, 0, size, 0, 0)
+
+
+@kernel
+def apply_action(machine: Machine, record: Record) -> None:
+    """Apply a record's action, except R, which `driver` treats with the book's state."""
+    mode = _mode(record.flags)
+    action = record.action
+    if action in (ADD, MODIFY):
+        _place(machine, record, mode)
+    elif action == CANCEL:
+        _cancel(machine, record, mode)
+    elif mode == _STATE:
+        return  # a trade or fill inside a snapshot is no event
+    elif action == FILL:
+        _fill(machine, record, mode)
+    elif action == TRADE:
+        trades.record_trade(machine, record, _lots(record.size))

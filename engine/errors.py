@@ -1,0 +1,43 @@
+"""Errors of the engine; each carries its data.
+
+EngineError
++-- ConfigError        a setting outside its range
++-- BadRecordsError    records that cannot be applied; the engine's state is as it was before the call
++-- SnapshotError      bytes that are no snapshot of this engine, or of another version
+"""
+
+
+class EngineError(Exception):
+    """Base of all errors of the engine."""
+
+
+class ConfigError(EngineError, ValueError):
+    """A setting is outside its range.
+
+    Attributes:
+        setting: Name of the field of `EngineConfig`.
+        value: What it was.
+    """
+
+    def __init__(self, setting: str, value: object, rule: str) -> None:
+        self.setting = setting
+        self.value = value
+        super().__init__(f"{setting} is {value!r}; it must be {rule}")
+
+
+class BadRecordsError(EngineError, ValueError):
+    """Records that cannot be applied.
+
+    Attributes:
+        index: Position of the first bad record, or -1 if the array as a whole is wrong.
+        what: What is wrong.
+    """
+
+    def __init__(self, index: int, what: str) -> None:
+        self.index = index
+        self.what = what
+        super().__init__(what if index < 0 else f"record {index}: {what}")
+
+
+class SnapshotError(EngineError, ValueError):
+    """Bytes that this engine cannot restore."""

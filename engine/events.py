@@ -1,0 +1,113 @@
+"""What is looked at only when an event is complete, that is after a record with F_LAST: order-flow imbalance, MBP-10.
+
+Between the records of one event the book is in no state that the market ever showed; so both products take the book at
+the ends of events.
+
+Order-flow imbalance is that of Cont, Kukanov and Stoikov (2014, equation 4), with the sizes at the best quotes:
+`e = [b1 >= b0] qb1 - [b1 <= b0] qb0 - [a1 <= a0] qa1 + [a1 >= a0] qa0`. A point at which a side is empty breaks the
+chain; a reset does too.
+
+An MBP-10 record is written after an event that changed the ten best levels of a side or that held a trade. Its fields
+come from the event's first trade, else from its last record; `flags` always from the last.
+"""
+
+from engine._jit import i64, kernel
+from engine.book import best, top_levels
+from engine.state import ASK, BID, NONE, Machine, Record
+from schemas.mbp10 import HEADER_BYTES, LEVEL_BYTES, LEVELS, MBP10_BYTES, MBP10_RTYPE
+from schemas.units import UNDEF_PRICE, UNDEF_SIZE
+
+_LENGTH = MBP10_BYTES // 4
+_PX_FIRST = HEADER_BYTES // 8
+_PX_STEP = LEVEL_BYTES // 8
+_U4_FIRST = HEADER_BYTES // 4 + 4
+_U4_STEP = LEVEL_BYTES // 4
+_SIZE_MAX = UNDEF_SIZE - 1
+
+
+@kernel
+def add_imbalance(machine: Machine) -> None:
+    """Take a point of the order-flow imbalance and add its step to the open bin."""
+    state, book = machine.state, machine.book
+    bid, ask = best(book, BID), best(book, ASK)
+    if bid == NONE or ask == NONE:
+        state.ofi_valid = 0
+        return
+    b, a = book.levels[bid], book.levels[ask]
+    if state.ofi_valid:
+        step = 0
+        if b.px >= state.ofi_bid_px:
+            step += b.size
+        if b.px <= state.ofi_bid_px:
+            step -= state.ofi_bid_sz
+        if a.px <= state.ofi_ask_px:
+            step -= a.size
+        if a.px >= state.ofi_ask_px:
+            step += state.ofi_ask_sz
+        state.ofi += step
+    state.ofi_valid = 1
+    state.ofi_bid_px = b.px
+    state.ofi_bid_sz = b.size
+    state.ofi_ask_px = a.px
+    state.ofi_ask_sz = a.size
+
+
+@kernel
+def note_trade(machine: Machine, record: Record) -> None:
+    """Keep the first trade of the open event."""
+    if not machine.state.event_has_trade:
+        machine.state.event_has_trade = 1
+        machine.event[0] = record
+
+
+@kernel
+def _refresh_top_ten(machine: Machine) -> bool:
+    """Take the ten best levels of both sides; whether they changed."""
+    changed = False
+    top, fresh = machine.top_ten, machine.fresh_top
+    for side in range(2):
+        top_levels(machine.book, side, fresh, UNDEF_PRICE)
+        for i in range(LEVELS):
+            for f in range(3):
+                if top[side, i, f] != fresh[i, f]:
+                    top[side, i, f] = fresh[i, f]
+                    changed = True
+    return changed
+
+
+@kernel
+def _write_mbp10(machine: Machine, source: Record, flags: int) -> None:
+    sinks, row = machine.sinks, machine.book.heap.mbp_rows
+    machine.book.heap.mbp_rows += 1
+    out = sinks.mbp_header[row]
+    out.length = _LENGTH
+    out.rtype = MBP10_RTYPE
+    out.publisher_id = source.publisher_id
+    out.instrument_id = source.instrument_id
+    out.ts_event = source.ts_event
+    out.price = source.price
+    out.size = source.size
+    out.action = source.action
+    out.side = source.side
+    out.flags = flags
+    out.depth = 0
+    out.ts_recv = source.ts_recv
+    out.ts_in_delta = source.ts_in_delta
+    out.sequence = source.sequence
+    for level in range(LEVELS):
+        for side in range(2):
+            sinks.mbp_px[row, _PX_FIRST + _PX_STEP * level + side] = machine.top_ten[side, level, 0]
+            u4 = _U4_FIRST + _U4_STEP * level + side
+            sinks.mbp_u4[row, u4] = min(machine.top_ten[side, level, 1], _SIZE_MAX)
+            sinks.mbp_u4[row, u4 + 2] = machine.top_ten[side, level, 2]
+
+
+@kernel
+def end_event(machine: Machine, record: Record) -> None:
+    """Finish the open event with its last record, and write its MBP-10 record if there is something to say."""
+    changed = _refresh_top_ten(machine)
+    if machine.state.event_has_trade:
+        _write_mbp10(machine, machine.event[0], i64(record.flags))
+    elif changed:
+        _write_mbp10(machine, record, i64(record.flags))
+    machine.state.event_has_trade = 0

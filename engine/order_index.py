@@ -1,0 +1,79 @@
+"""Order id to slot: an open-addressing hash table over preallocated arrays.
+
+Places hold slots, not ids: the id is read from the order, which is needed next anyway. Multiplying by the golden ratio
+(Knuth, TAOCP vol. 3, 6.4) spreads the rising ids of a venue; collisions go to the next place; at most half of the
+places are used. Removal closes the gap by moving later entries back (algorithm R there): no tombstones, and the
+speed does not depend on history.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from engine._jit import i64, kernel
+from engine.state import NONE, Book
+
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+@kernel
+def _home(order_id: np.uint64, bits: int) -> int:
+    """First place to look for an id in a table of 2^bits places."""
+    return i64((order_id * _GOLDEN) >> np.uint64(64 - bits))
+
+
+@kernel
+def find(book: Book, order_id: np.uint64) -> int:
+    """Slot of an order; NONE if the id does not rest."""
+    mask = len(book.places) - 1
+    place = _home(order_id, book.heap.index_bits)
+    while True:
+        slot = book.places[place]
+        if slot < 0:
+            return NONE
+        if book.orders[slot].id == order_id:
+            return i64(slot)
+        place = (place + 1) & mask
+
+
+@kernel
+def put(book: Book, order_id: np.uint64, slot: int) -> None:
+    """Enter an id that is not in the table."""
+    mask = len(book.places) - 1
+    place = _home(order_id, book.heap.index_bits)
+    while book.places[place] >= 0:
+        place = (place + 1) & mask
+    book.places[place] = slot
+
+
+@kernel
+def drop(book: Book, order_id: np.uint64) -> None:
+    """Take out an id that is in the table."""
+    mask = len(book.places) - 1
+    bits = book.heap.index_bits
+    hole = _home(order_id, bits)
+    while book.orders[book.places[hole]].id != order_id:
+        hole = (hole + 1) & mask
+    place = hole
+    while True:
+        place = (place + 1) & mask
+        slot = book.places[place]
+        if slot < 0:
+            break
+        home = _home(book.orders[slot].id, bits)
+        if ((place - home) & mask) >= ((place - hole) & mask):  # its home lies at or before the hole
+            book.places[hole] = slot
+            hole = place
+    book.places[hole] = NONE
+
+
+@kernel
+def rebuild(book: Book) -> None:
+    """Enter every resting order anew, after the table was replaced by a larger one filled with NONE."""
+    for side in range(2):
+        count = book.heap.bid_levels if side == 0 else book.heap.ask_levels
+        for i in range(count):
+            slot = book.levels[book.ladder[side, i]].head
+            while slot >= 0:
+                put(book, book.orders[slot].id, slot)
+                slot = book.orders[slot].next

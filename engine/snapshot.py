@@ -1,0 +1,136 @@
+"""The whole state of an engine as bytes, and back.
+
+    magic, version | settings (JSON) | state | counters | top ten | open event | book | grid | SHA-256 of all before
+
+The book is written level by level, best first, orders in their queue; the grid by tick. So the bytes depend on what the
+engine knows, not on how its tables came to be laid out: equal engines have equal bytes, and unchanged ones are stored
+once. Values are copied bit for bit; a restored engine goes on exactly as the old one would have.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+
+from engine import book, grid
+from engine.errors import SnapshotError
+from engine.memory import Memory
+from engine.state import ASK, BID, LEVEL_DTYPE, MARK_DTYPE, MBO_KERNEL_DTYPE, ORDER_DTYPE, ROW_FLOATS, STATE_DTYPE
+
+_MAGIC: Final = b"barograph-engine"
+STATE_FORMAT: Final = 1
+"""Rises when the bytes change; another version is refused."""
+
+_HEAD: Final = struct.Struct("<16sI")
+_SIZE: Final = struct.Struct("<Q")
+_HASH_BYTES: Final = 32
+
+_LEVEL: Final = np.dtype([("px", "<i8"), ("count", "<i4")])
+_ORDER: Final = np.dtype([("id", "<u8"), ("pending", "<i8"), ("size", "<u4")])
+_MARK_FIELDS: Final = ["tick", "bin_seq", "last_t_ns", "dt_last_ns", "last_event_id", "open"]
+_MARK: Final = np.dtype([(name, "<i8") for name in _MARK_FIELDS])
+
+
+def walk_book(memory: Memory) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Copy of the book: levels of bid and ask (LEVEL_DTYPE), best first, and all orders (ORDER_DTYPE) in that order."""
+    tables = memory.book()
+    heap = memory.heap[0]
+    bids = np.zeros(heap["bid_levels"], LEVEL_DTYPE)
+    asks = np.zeros(heap["ask_levels"], LEVEL_DTYPE)
+    orders = np.zeros(heap["orders"], ORDER_DTYPE)
+    after_bids = book.walk(tables, BID, bids, orders, 0)
+    book.walk(tables, ASK, asks, orders, after_bids)
+    return (bids, asks), orders
+
+
+def _packed(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The fields of `dtype` out of a structured array."""
+    out = np.zeros(len(array), dtype)
+    for name in dtype.names or ():
+        out[name] = array[name]
+    return out
+
+
+def dump(memory: Memory, settings: Mapping[str, Any]) -> bytes:
+    """Bytes of an engine's state and settings."""
+    (bids, asks), orders = walk_book(memory)
+    marks, rows = memory.live_rows()
+    parts = [
+        json.dumps(settings, sort_keys=True).encode(),
+        memory.state.tobytes(),
+        memory.counts.tobytes(),
+        memory.top_ten.tobytes(),
+        memory.event.tobytes(),
+        _packed(bids, _LEVEL).tobytes(),
+        _packed(asks, _LEVEL).tobytes(),
+        _packed(orders, _ORDER).tobytes(),
+        _packed(marks, _MARK).tobytes(),
+        rows.tobytes(),
+    ]
+    body = _HEAD.pack(_MAGIC, STATE_FORMAT) + b"".join(_SIZE.pack(len(p)) + p for p in parts)
+    return body + sha256(body).digest()
+
+
+def _parts(data: bytes) -> list[bytes]:
+    """The sections of a snapshot, after all checks."""
+    body, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
+    if len(body) < _HEAD.size or not body.startswith(_MAGIC):
+        raise SnapshotError("not an engine snapshot")
+    version = _HEAD.unpack_from(body)[1]
+    if version != STATE_FORMAT:
+        raise SnapshotError(f"engine snapshot of format {version}; this engine reads format {STATE_FORMAT}")
+    if sha256(body).digest() != digest:
+        raise SnapshotError("engine snapshot is damaged: its hash does not match")
+    parts, at = [], _HEAD.size
+    while at < len(body):
+        (size,) = _SIZE.unpack_from(body, at)
+        at += _SIZE.size
+        parts.append(body[at : at + size])
+        at += size
+    return parts
+
+
+def read_settings(data: bytes) -> dict[str, Any]:
+    """The settings in a snapshot.
+
+    Raises:
+        SnapshotError: the bytes are no snapshot, damaged, or of another version.
+    """
+    settings: dict[str, Any] = json.loads(_parts(data)[0])
+    return settings
+
+
+def load(data: bytes, config: np.ndarray) -> Memory:
+    """Memory in the state that `dump` wrote.
+
+    Args:
+        data: Bytes of `dump`, already checked by `read_settings`.
+        config: CONFIG_DTYPE[1] of the settings in them.
+    """
+    _, state, counts, top_ten, event, bid_bytes, ask_bytes, order_bytes, mark_bytes, row_bytes = _parts(data)
+    bids = _unpacked(bid_bytes, _LEVEL, LEVEL_DTYPE)
+    asks = _unpacked(ask_bytes, _LEVEL, LEVEL_DTYPE)
+    orders = _unpacked(order_bytes, _ORDER, ORDER_DTYPE)
+    marks = _unpacked(mark_bytes, _MARK, MARK_DTYPE)
+    rows = np.frombuffer(row_bytes, np.float64).reshape(-1, ROW_FLOATS)
+    memory = Memory(config, len(orders) + 1, len(bids) + len(asks) + 1, len(marks) + len(bids) + len(asks) + 1)
+    memory.state[:] = np.frombuffer(state, STATE_DTYPE)
+    memory.counts[:] = np.frombuffer(counts, np.int64)
+    memory.top_ten[:] = np.frombuffer(top_ten, np.int64).reshape(memory.top_ten.shape)
+    memory.event[:] = np.frombuffer(event, MBO_KERNEL_DTYPE)
+    after_bids = book.refill(memory.book(), config[0], BID, bids, orders, 0)
+    book.refill(memory.book(), config[0], ASK, asks, orders, after_bids)
+    grid.adopt(memory.state[0], memory.grid(), marks, rows.copy())
+    return memory
+
+
+def _unpacked(data: bytes, packed: np.dtype, dtype: np.dtype) -> np.ndarray:
+    """The inverse of `_packed`; other fields are zero."""
+    source = np.frombuffer(data, packed)
+    out = np.zeros(len(source), dtype)
+    for name in packed.names or ():
+        out[name] = source[name]
+    return out

@@ -1,0 +1,46 @@
+"""Trades: a row for each T record, and the trade statistics of the open bin."""
+
+from typing import Final
+
+from engine._jit import i64, kernel
+from engine.book import best
+from engine.state import ASK, BID, NONE, Machine, Record
+from schemas.units import PRICE_SCALE, UNDEF_PRICE
+
+_BUY: Final = ord("B")
+_SELL: Final = ord("A")
+
+
+@kernel
+def record_trade(machine: Machine, record: Record, lots: int) -> None:
+    """Count a trade and write its row, with the best quotes that stand before it.
+
+    Args:
+        machine: The engine.
+        record: A record with action T, outside snapshots.
+        lots: Its size; 0 if the venue gave none.
+    """
+    state, book = machine.state, machine.book
+    sign = 1 if record.side == _BUY else (-1 if record.side == _SELL else 0)
+    state.trade_count += 1
+    if sign > 0:
+        state.trade_buy_sz += lots
+    elif sign < 0:
+        state.trade_sell_sz += lots
+    else:
+        state.trade_none_sz += lots
+    if record.price != UNDEF_PRICE:
+        state.last_trade_px = record.price
+        state.trade_notional += float(record.price) * float(lots) / PRICE_SCALE
+    row = machine.sinks.trades[book.heap.trade_rows]
+    book.heap.trade_rows += 1
+    row.ts_ns = state.t_ns
+    row.px = record.price
+    row.sz = lots
+    row.side = sign
+    row.sequence = i64(record.sequence)
+    bid, ask = best(book, BID), best(book, ASK)
+    row.best_bid_px = UNDEF_PRICE if bid == NONE else book.levels[bid].px
+    row.best_bid_sz = 0 if bid == NONE else book.levels[bid].size
+    row.best_ask_px = UNDEF_PRICE if ask == NONE else book.levels[ask].px
+    row.best_ask_sz = 0 if ask == NONE else book.levels[ask].size
