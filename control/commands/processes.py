@@ -1,0 +1,213 @@
+"""One process each: broker, store, stage, sink, gateway, api. `up` and `run` start these; production starts them alone.
+
+Every process publishes its address in the data folder when it answers, leaves in order on SIGTERM or Ctrl-C, and dies
+with the process that started it.
+"""
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from control import options
+from control.api import create_app
+from control.embedded.kafka import EmbeddedKafka
+from control.embedded.store import EmbeddedStore
+from control.output import Output
+from runtime.endpoints import Endpoints
+from runtime.errors import MissingServiceError, PortTakenError, UsageError
+from runtime.lifeline import watch_lifeline
+from runtime.object_store import LocalObjectStore
+from runtime.settings import Settings
+from runtime.tapes import TapeStore
+from sinks.runner import run_sink
+from streams.stages import STAGES
+from streams.worker import run_stage
+from ws_gateway.server import serve as serve_gateway
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (broker, store, stage, sink, gateway, api):
+        app.command(verb.__name__)(verb)
+
+
+def broker(port: options.Port = None, data: options.Data = None, as_json: options.Json = False) -> None:
+    """Run the embedded Apache Kafka until Ctrl-C."""
+    settings, out = options.settings(data_dir=data, kafka_port=port), Output(as_json)
+    watch_lifeline()
+    embedded = EmbeddedKafka(settings.data_dir / "kafka", port=settings.kafka_port, heap_mb=settings.kafka_heap_mb)
+    with out.bar("Apache Kafka (first time)", "files") as advance:
+        embedded.on_progress = advance
+        embedded.start()
+    try:
+        with _published(settings, "kafka", embedded.bootstrap_servers, out):
+            while embedded.poll() is None:
+                threading.Event().wait(0.5)
+            raise MissingServiceError("the embedded broker died", remedy=f"its log is in {embedded.log_path}")
+    finally:
+        embedded.stop()
+
+
+def store(port: options.Port = None, data: options.Data = None, as_json: options.Json = False) -> None:
+    """Run the embedded ClickHouse behind its HTTP interface until Ctrl-C."""
+    settings, out = options.settings(data_dir=data, store_port=port), Output(as_json)
+    watch_lifeline()
+    embedded = EmbeddedStore(settings.data_dir, settings.store_port)
+    endpoint = _published(settings, "store", embedded.url, out)
+    try:
+        embedded.serve(on_ready=endpoint.__enter__)
+    finally:
+        endpoint.__exit__()
+
+
+def stage(
+    name: Annotated[str, typer.Argument(help="which stage: books")],
+    tape: options.Tape,
+    line: options.Line = "main",
+    slot: Annotated[int, typer.Option("--slot", min=0, help="number of this worker among those of the stage")] = 0,
+    bootstrap_servers: options.Bootstrap = None,
+    data: options.Data = None,
+) -> None:
+    """Run a worker of a stage on a tape and line until Ctrl-C."""
+    if name not in STAGES:
+        raise UsageError(f"there is no stage {name!r}", remedy=f"use one of: {', '.join(STAGES)}")
+    settings = _with_broker(options.settings(data_dir=data, bootstrap_servers=bootstrap_servers))
+    watch_lifeline()
+    run_stage(name, tape, line, settings, slot=slot)
+
+
+def sink(
+    name: Annotated[str, typer.Argument(help="which sink: clickhouse or lake")],
+    tape: options.Tape,
+    line: options.Line = "main",
+    bootstrap_servers: options.Bootstrap = None,
+    clickhouse_url: options.ClickHouse = None,
+    lake_url: options.Lake = None,
+    data: options.Data = None,
+) -> None:
+    """Write a tape and line to ClickHouse or the lake until Ctrl-C."""
+    settings = _with_broker(
+        options.settings(
+            data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
+        )
+    )
+    watch_lifeline()
+    manifest = TapeStore(LocalObjectStore(settings.state_dir)).require(tape)
+    target = str(settings.lake_dir) if name == "lake" else settings.clickhouse_url or _find(settings, "store")
+    run_sink(name, manifest, line, settings.bootstrap_servers, target, settings.data_dir, _until_signal())
+
+
+def gateway(
+    host: Annotated[str | None, typer.Option("--host", help="address to bind")] = None,
+    port: options.Port = None,
+    bootstrap_servers: options.Bootstrap = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Serve the live grid over WebSocket until Ctrl-C."""
+    given = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers, host=host, gateway_port=port)
+    settings, out = _with_broker(given), Output(as_json)
+    watch_lifeline()
+    asyncio.run(_gateway(settings, out))
+
+
+async def _gateway(settings: Settings, out: Output) -> None:
+    stop, endpoints = asyncio.Event(), []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def ready(port: int) -> None:
+        address = f"ws://{settings.host}:{port}/v1/stream"
+        endpoints.append(_published(settings, "gateway", address, out).__enter__())
+
+    try:
+        await serve_gateway(
+            host=settings.host,
+            port=settings.gateway_port,
+            bootstrap_servers=settings.bootstrap_servers,
+            data_dir=settings.data_dir,
+            allowed_origins=_origins(settings),
+            stop=stop,
+            on_ready=ready,
+        )
+    finally:
+        for endpoint in endpoints:
+            endpoint.__exit__()
+
+
+def api(
+    host: Annotated[str | None, typer.Option("--host", help="address to bind")] = None,
+    port: options.Port = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Serve the console and the HTTP API until Ctrl-C."""
+    settings, out = options.settings(data_dir=data, host=host, api_port=port), Output(as_json)
+    if settings.host not in LOOPBACK:
+        raise UsageError(f"the api would answer everybody at {settings.host}", remedy="bind 127.0.0.1")
+    watch_lifeline()
+    endpoints = Endpoints(settings.data_dir)
+    app = create_app(gateway_url=lambda: endpoints.find("gateway"), data_dir=settings.data_dir)
+    config = uvicorn.Config(app, settings.host, settings.api_port, log_config=None, access_log=False)
+    try:
+        listening = config.bind_socket()
+    except SystemExit as error:
+        raise PortTakenError(settings.host, settings.api_port) from error
+    address = f"http://{settings.host}:{listening.getsockname()[1]}"
+    with _published(settings, "api", address, out):
+        uvicorn.Server(config).run([listening])
+
+
+class _published:  # noqa: N801  (a context manager used like a function)
+    """An endpoint in `endpoints.json` for the time of a `with`, announced on standard output."""
+
+    def __init__(self, settings: Settings, name: str, address: str, out: Output) -> None:
+        self._endpoints, self._name, self._address, self._out = Endpoints(settings.data_dir), name, address, out
+
+    def __enter__(self) -> "_published":
+        self._endpoints.publish(self._name, self._address)
+        self._out.result({self._name: self._address})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._endpoints.withdraw(self._name)
+
+
+def _with_broker(settings: Settings) -> Settings:
+    servers = settings.bootstrap_servers or _find(settings, "kafka")
+    return settings.model_copy(update={"bootstrap_servers": servers})
+
+
+def _find(settings: Settings, part: str) -> str:
+    address = Endpoints(settings.data_dir).find(part)
+    if address is None:
+        verb = "broker" if part == "kafka" else part
+        raise MissingServiceError(
+            f"no {verb} runs on {settings.data_dir}", remedy=f"start `barograph {verb}`, or give its address"
+        )
+    return address
+
+
+def _origins(settings: Settings) -> list[str]:
+    """Where the console may come from: the api of this folder, by its two loopback names."""
+    ports = {settings.api_port}
+    known = Endpoints(settings.data_dir).find("api")
+    if known:
+        ports.add(int(known.rpartition(":")[2]))
+    return [f"http://{host}:{port}" for port in sorted(ports) for host in ("127.0.0.1", "localhost")]
+
+
+def _until_signal() -> threading.Event:
+    """An event that SIGTERM and Ctrl-C set, for work that stops by itself in order."""
+    stop = threading.Event()
+    handler: Callable[..., None] = lambda *_: stop.set()  # noqa: E731
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, handler)
+    return stop

@@ -1,0 +1,124 @@
+"""Verbs on tapes and topics: `tape list|show`, `topics list|show|apply|drift`."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from control import options
+from control.output import Output, rows
+from control.services import Services
+from control.topic_admin import TopicAdmin
+from runtime.errors import AnswerIsNo, InputError
+from runtime.object_store import LocalObjectStore
+from runtime.settings import Settings
+from runtime.tapes import TapeStore
+from schemas.topics import CATALOGUE, of_tape
+
+tape_app = typer.Typer(help="Tapes: what was recorded or replayed.", no_args_is_help=True)
+topics_app = typer.Typer(help="Topics: the catalogue, and what the broker has.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.add_typer(tape_app, name="tape")
+    app.add_typer(topics_app, name="topics")
+
+
+def _tapes(settings: Settings) -> TapeStore:
+    return TapeStore(LocalObjectStore(settings.state_dir))
+
+
+@tape_app.command("list")
+def list_tapes(data: options.Data = None, as_json: options.Json = False) -> None:
+    """List the tapes of the data folder."""
+    store = _tapes(options.settings(data_dir=data))
+    found = [store.require(name) for name in store.names()]
+    titles = ("tape", "state", "instruments", "partitions", "lines", "sources")
+    body = [
+        (m.tape, m.state, len(m.instruments), m.partitions, ", ".join(m.lines), ", ".join(s.name for s in m.sources))
+        for m in found
+    ]
+    out = Output(as_json)
+    if not found and not as_json:
+        out.note("no tapes yet; make one with: barograph run FILE")
+    out.result([asdict(m) for m in found], lambda console: console.print(rows(titles, body)))
+
+
+@tape_app.command("show")
+def show_tape(
+    tape: Annotated[str, typer.Argument(help="name of the tape")],
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show a tape's manifest: instruments, sources, partitions, lines, state."""
+    Output(as_json).result(asdict(_tapes(options.settings(data_dir=data)).require(tape)))
+
+
+@topics_app.command("list")
+def list_topics(
+    bootstrap_servers: options.Bootstrap = None, data: options.Data = None, as_json: options.Json = False
+) -> None:
+    """List the topics of every tape, and whether the broker has them."""
+    settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
+    store = _tapes(settings)
+    with Services(settings, out) as services:
+        existing = TopicAdmin(services.kafka()).existing()
+    found = [
+        {"topic": name, "tape": m.tape, "line": line, "exists": name in existing, "topic_id": m.topic_ids.get(name, "")}
+        for m in map(store.require, store.names())
+        for line in m.lines
+        for name in of_tape(m.tape, line)
+    ]
+    body = [(t["topic"], "yes" if t["exists"] else "MISSING", t["topic_id"]) for t in found]
+    out.result(found, lambda console: console.print(rows(("topic", "exists", "id"), body)))
+
+
+@topics_app.command("show")
+def show_topic(
+    stream: Annotated[str, typer.Argument(help="name of a stream, such as bins")], as_json: options.Json = False
+) -> None:
+    """Show the catalogue's entry of a stream: key, value, who writes and reads it, configuration."""
+    for spec in CATALOGUE:
+        if spec.stream == stream:
+            Output(as_json).result({"topic": spec.name("TAPE", "LINE"), **asdict(spec), "config": spec.config()})
+            return
+    known = ", ".join(spec.stream for spec in CATALOGUE)
+    raise InputError(f"there is no stream {stream!r}", remedy=f"use one of: {known}")
+
+
+@topics_app.command("apply")
+def apply_topics(
+    tape: options.Tape,
+    line: options.Line = "main",
+    bootstrap_servers: options.Bootstrap = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make the topics of a tape and line as the catalogue declares them; what exists is left alone."""
+    settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
+    partitions = _tapes(settings).require(tape).partitions
+    with Services(settings, out) as services:
+        out.result(TopicAdmin(services.kafka()).apply(tape, options.legal("line", line), partitions))
+
+
+@topics_app.command("drift")
+def drift_topics(
+    tape: options.Tape,
+    line: options.Line = "main",
+    bootstrap_servers: options.Bootstrap = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare the topics of a tape and line with the catalogue; exit code 1 if they differ."""
+    settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
+    _tapes(settings).require(tape)
+    with Services(settings, out) as services:
+        found = TopicAdmin(services.kafka()).drift(tape, line)
+    body = [(d.topic, d.key, d.declared, d.actual) for d in found]
+    out.result(
+        [asdict(d) for d in found],
+        lambda console: console.print(rows(("topic", "setting", "declared", "actual"), body)),
+    )
+    if found:
+        raise AnswerIsNo(f"{len(found)} setting(s) of tape {tape} differ from the catalogue", remedy="apply or replace")

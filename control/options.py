@@ -1,0 +1,89 @@
+"""Options that many commands share, declared once, and how they become settings."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runtime.errors import InputError, UsageError
+from runtime.settings import Settings
+from schemas.bins import CELL_NS_DEFAULT
+from schemas.names import is_name
+from schemas.units import PRICE_SCALE
+
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+Data = Annotated[Path | None, typer.Option("--data", help="folder of everything embedded [default: .barograph]")]
+Bootstrap = Annotated[str | None, typer.Option("--bootstrap-servers", help="Kafka brokers; default: the embedded one")]
+ClickHouse = Annotated[str | None, typer.Option("--clickhouse-url", help="ClickHouse over HTTP; default: embedded")]
+Lake = Annotated[str | None, typer.Option("--lake-url", help="folder of the Parquet lake; default: in --data")]
+Tape = Annotated[str, typer.Option("--tape", help="name of the tape")]
+MaybeTape = Annotated[str | None, typer.Option("--tape", help="name of the tape; default: from the first file's name")]
+Line = Annotated[str, typer.Option("--line", help="configuration of the derived stages")]
+Tick = Annotated[str | None, typer.Option("--tick", help="tick size in currency; default: known, from the file, inferred")]
+Speed = Annotated[str, typer.Option("--speed", help="`max`, or a multiple of real time such as 1x or 50x")]
+Files = Annotated[list[Path], typer.Argument(help="DBN files of MBO records, .dbn or .dbn.zst")]
+File = Annotated[Path, typer.Argument(help="a DBN file, .dbn or .dbn.zst")]
+Manifest = Annotated[Path | None, typer.Option("--manifest", help="manifest.json that the files must match")]
+Replace = Annotated[bool, typer.Option("--replace", help="make the tape again if it exists; its old data is deleted")]
+Port = Annotated[int | None, typer.Option("--port", help="port; 0 takes a free one")]
+
+
+def settings(**given: Any) -> Settings:
+    """Settings from options; what is None comes from the environment or the default."""
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+def tick_px(text: str | None) -> int | None:
+    """A tick size as written by a person, in 1e-9; exact, no float on the way.
+
+    Raises:
+        UsageError: not a positive decimal of at most nine places.
+    """
+    if text is None:
+        return None
+    whole, _, fraction = text.partition(".")
+    digits = f"{whole}{fraction:0<9}"
+    if len(fraction) > 9 or not digits.isdecimal() or int(digits) == 0:
+        raise UsageError(f"--tick {text} is no tick size", remedy="write a positive number such as 0.25")
+    return int(digits)
+
+
+def speed(text: str) -> float | None:
+    """A replay speed: None for `max`, else a multiple of real time.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "max":
+        return None
+    try:
+        factor = float(text.removesuffix("x"))
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < 1e6:
+        raise UsageError(f"--speed {text} is no speed", remedy="write max, or a multiple such as 1x or 0.5x")
+    return factor
+
+
+def cell_ns(text: str) -> int:
+    """A cell width such as `100ms`, `1s` or `250us`, in ns.
+
+    Raises:
+        UsageError: anything else.
+    """
+    for unit, scale in (("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", PRICE_SCALE)):
+        number = text.removesuffix(unit)
+        if text.endswith(unit) and number.isdecimal() and int(number) > 0:
+            return int(number) * scale
+    raise UsageError(f"--cell {text} is no width", remedy=f"write for example {CELL_NS_DEFAULT // 1_000_000}ms or 1s")
+
+
+def legal(kind: str, name: str) -> str:
+    """A tape or line name as given.
+
+    Raises:
+        InputError: not of the allowed letters.
+    """
+    if not is_name(name):
+        raise InputError(f"{name!r} cannot name a {kind}", remedy="use up to 40 of a-z, 0-9 and '-'")
+    return name

@@ -1,0 +1,206 @@
+"""The main job: DBN files through the broker, the stages and the sinks, and a report when everything has arrived.
+
+1. Verify every file; nothing is published unless all are whole.
+2. Decide what to do about the tape (`control.plan`).
+3. Find or start broker and store.
+4. Make the tape: manifest, topics, line.
+5. Start the books stage and the sinks as processes; publish; wait until the `end` of every instrument has left them.
+6. Stop what was started, read everything back, report.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from connectors import dbn_replay, instruments
+from connectors.blocks import CutRule, rule_for_speed
+from connectors.dbn_verify import Expected, VerifyReport, verify_all
+from control import health, report
+from control.output import Output
+from control.plan import Decision, decide
+from control.processes import child_specs
+from control.progress import TapeProgress
+from control.services import Services
+from control.supervisor import Supervisor
+from control.tape_admin import TapeAdmin
+from runtime.errors import InputError
+from runtime.kafka import CheckedProducer
+from runtime.object_store import LocalObjectStore
+from runtime.settings import Settings
+from runtime.tapes import Line, Manifest, Source, TapeStore, new_tape
+from schemas import topics
+from schemas.names import tape_of_file
+from sinks.runner import drained_rows
+from streams.run_id import run_id
+
+POLL_S: Final = 0.2
+"""How often progress is looked at. It adds half of itself to the time of a run; looking costs a few milliseconds."""
+
+LINE_CONFIG: Final[dict[str, Any]] = {"cell_ns": 100_000_000, "radius": 50, "n_ticks": 8192}
+"""Semantic configuration of a line unless told otherwise; part of its `run`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What the user asked for.
+
+    Attributes:
+        files: DBN files, in any order.
+        tape: name of the tape; None to take the first file's.
+        line: the line.
+        tick_px: tick of all instruments, 1e-9; None to find it out.
+        speed: multiple of real time; infinite for full speed.
+        replace: whether an existing tape may be made again.
+        expected: what a manifest says of the files.
+    """
+
+    files: Sequence[Path]
+    tape: str | None = None
+    line: str = "main"
+    tick_px: int | None = None
+    speed: float = dbn_replay.MAX_SPEED
+    replace: bool = False
+    expected: Mapping[str, Expected] | None = None
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds since the start, and of named phases."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, phase: str) -> None:
+        """End a phase that began at the last mark."""
+        self.phases[phase] = time.monotonic() - self.started_s - sum(self.phases.values())
+
+    def seconds(self) -> dict[str, float]:
+        """Total first, then the phases."""
+        return {"total": time.monotonic() - self.started_s, **self.phases}
+
+
+def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
+    """Do the main job and return its report.
+
+    Raises:
+        DbnError, InputError: a file or the tape is not fit; nothing was published.
+        MissingServiceError: a part cannot be had or died.
+    """
+    watch = Stopwatch()
+    health.require_disk(settings)
+    reports = check_files(request, out)
+    name, sources = request.tape or tape_of_file(Path(reports[0].path).name), sources_of(reports)
+    existing = TapeStore(LocalObjectStore(settings.state_dir)).load(name)
+    identity = run_id(LINE_CONFIG)
+    decision = decide(existing, name, request.line, sources, identity, replace=request.replace)
+    with Services(settings, out) as services:
+        servers, store_url = services.kafka(), services.store()
+        admin = TapeAdmin(settings, servers)
+        if decision is Decision.REPLACE and existing is not None:
+            admin.delete(existing, store_url)
+            existing = None
+        manifest = existing or plan_tape(name, request, reports, sources, settings, out)
+        _refuse_other_tick(manifest, request.tick_px)
+        if decision is not Decision.REPORT:
+            manifest = admin.open(manifest, request.line, Line(identity, LINE_CONFIG))
+            watch.mark("startup")
+            manifest = _process(request, manifest, reports, admin, services, settings, out)
+            watch.mark("drain")
+        return report.build(
+            manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds, out
+        )
+
+
+def check_files(request: RunRequest, out: Output) -> list[VerifyReport]:
+    """Verify the files of a request; their reports in time order."""
+    with out.bar("verifying", "bytes") as advance:
+        return verify_all(request.files, manifest=request.expected, on_progress=advance)
+
+
+def sources_of(reports: Sequence[VerifyReport]) -> tuple[Source, ...]:
+    """The files as a manifest names them."""
+    return tuple(Source(Path(r.path).name, r.sha256, r.mbo_records) for r in reports)
+
+
+def plan_tape(
+    name: str,
+    request: RunRequest,
+    reports: Sequence[VerifyReport],
+    sources: tuple[Source, ...],
+    settings: Settings,
+    out: Output,
+) -> Manifest:
+    """The manifest of a tape that does not exist yet."""
+    found, notices = instruments.resolve(reports, tick_px=request.tick_px, partitions=settings.partitions)
+    for notice in notices:
+        out.note(notice)
+    rule = rule_for_speed(request.speed)
+    return new_tape(
+        name, partitions=settings.partitions, instruments=found, sources=sources, blocking=rule.to_dict()
+    )
+
+
+def publish(
+    request: RunRequest, manifest: Manifest, reports: Sequence[VerifyReport], servers: str, on_progress: Any
+) -> dbn_replay.ReplayResult:
+    """Publish what is not on the raw topic yet, by the manifest's own cutting rule."""
+    plan = dbn_replay.ReplayPlan(manifest.tape, reports, manifest.instruments, CutRule(**manifest.blocking))
+    tails = dbn_replay.read_tails(servers, plan.topic, manifest.partitions)
+    return dbn_replay.publish(plan, CheckedProducer(servers), tails, speed=request.speed, on_progress=on_progress)
+
+
+def _process(
+    request: RunRequest,
+    manifest: Manifest,
+    reports: Sequence[VerifyReport],
+    admin: TapeAdmin,
+    services: Services,
+    settings: Settings,
+    out: Output,
+) -> Manifest:
+    servers = services.kafka()
+    specs = child_specs(manifest.tape, request.line, settings, servers, services.store())
+    with Supervisor(specs, settings.data_dir / "log") as supervisor:
+        with out.bar("publishing", "records") as advance:
+            publish(request, manifest, reports, servers, advance)
+        manifest = admin.finish(manifest)
+        progress = TapeProgress(servers, manifest, request.line)
+        try:
+            published = progress.published()
+            for spec in (topics.BINS, topics.TRADES):
+                with out.bar(f"books: {spec.stream}", "messages") as advance:
+                    _wait(supervisor, lambda spec=spec: progress.done(spec), published, advance)  # type: ignore[misc]
+        finally:
+            progress.close()
+        for sink in ("clickhouse", "lake"):
+            with out.bar(f"sink: {sink}", "messages") as advance:
+                total = _messages(servers, manifest, request.line)
+                _wait(supervisor, lambda sink=sink: _written(sink, manifest, request.line, settings), total, advance)  # type: ignore[misc]
+    return manifest
+
+
+def _wait(
+    supervisor: Supervisor, done: Callable[[], int], total: int, advance: Callable[[int, int], None]
+) -> None:
+    """Wait until `done` reaches `total`; raises when a process cannot be kept alive."""
+    while True:
+        supervisor.poll()
+        now = done()
+        advance(now, total)
+        if now >= total:
+            return
+        time.sleep(POLL_S)
+
+
+def _refuse_other_tick(manifest: Manifest, tick_px: int | None) -> None:
+    for name, instrument in manifest.instruments.items():
+        if tick_px is not None and instrument.tick_px != tick_px:
+            raise InputError(
+                f"tape {manifest.tape} was made with a tick of {instrument.tick_px / 1e9:g} for {name}",
+                remedy="leave --tick away, or make the tape again with --replace",
+            )
+
+
+__all__ = ["RunRequest", "replace", "run"]

@@ -1,0 +1,73 @@
+"""The report of a run: made from the topics, the store and the lake as they are, never from what a process remembers.
+
+So the report of a tape that was finished long ago is the same as on the day it was made, but for its seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from control.certificate import certificate
+from control.output import Output
+from control.scan import TopicScan, scan_topic
+from runtime.tapes import Manifest
+from schemas import topics
+from sinks.reconcile import reconcile
+
+
+def build(
+    manifest: Manifest,
+    line: str,
+    servers: str,
+    store_url: str,
+    lake_dir: Path,
+    seconds: Mapping[str, float],
+    out: Output,
+) -> dict[str, Any]:
+    """Read everything back and report.
+
+    Args:
+        manifest: the tape.
+        line: the line.
+        servers: Kafka brokers.
+        store_url: ClickHouse over HTTP.
+        lake_dir: folder of the lake.
+        seconds: how long the phases took.
+        out: for progress.
+
+    Raises:
+        HoleError, ConflictError: a topic is damaged.
+    """
+    scans: dict[str, TopicScan] = {}
+    for spec in (topics.MBO, topics.BINS, topics.TRADES):
+        with out.bar(f"reading {spec.stream}", "messages") as advance:
+            scans[spec.stream] = scan_topic(servers, manifest, line, spec, lambda n: advance(n, 0))
+    compared = reconcile(manifest, line, servers, store_url, lake_dir)
+    bins, trades = scans[topics.BINS.stream], scans[topics.TRADES.stream]
+    sources = [asdict(source) for source in manifest.sources]
+    books = {name: str(state["book_digest"]) for name, state in sorted(bins.summaries.items())}
+    known = manifest.lines[line]
+    return {
+        "tape": manifest.tape,
+        "line": line,
+        "input": {"files": sources},
+        "instruments": dict(sorted(bins.summaries.items())),
+        "topics": {
+            spec.name(manifest.tape, line): scans[spec.stream].counts()
+            for spec in (topics.MBO, topics.BINS, topics.TRADES)
+        },
+        "bins": {"emitted": bins.records, "sha256": bins.sha256(), "by_instrument": bins.by_instrument()},
+        "store": {table: counts.store_rows for table, counts in compared.tables.items()},
+        "lake": {table: counts.lake_rows for table, counts in compared.tables.items()},
+        "reconcile": {"missing": compared.missing, "duplicate": compared.duplicate},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "certificate": certificate(
+            sources=sources,
+            blocking=manifest.blocking,
+            run=known.run,
+            config=known.config,
+            outputs={"bins": bins.by_instrument(), "trades": trades.by_instrument()},
+            books=books,
+        ),
+    }

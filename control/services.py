@@ -1,0 +1,100 @@
+"""Kafka and the store for a command: given by address, found running on the data folder, or started and stopped here.
+
+Every command that needs a part asks here, so `--bootstrap-servers` and `--clickhouse-url` switch any of them, a
+running `barograph up` is shared by all commands on its folder, and nothing started for a command outlives it.
+"""
+
+from contextlib import ExitStack
+from typing import Self
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+
+from control.embedded.kafka import EmbeddedKafka
+from control.embedded.store import running_store
+from control.output import Output
+from runtime.endpoints import Endpoints
+from runtime.errors import MissingServiceError
+from runtime.kafka import ping
+from runtime.settings import Settings
+
+
+class Services:
+    """The parts of one command; a context manager.
+
+    Args:
+        settings: addresses and data folder.
+        out: where a first-time download shows its progress.
+    """
+
+    def __init__(self, settings: Settings, out: Output) -> None:
+        self.settings, self._out = settings, out
+        self.endpoints = Endpoints(settings.data_dir)
+        self._stack = ExitStack()
+        self._kafka = self._store = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def kafka(self) -> str:
+        """Bootstrap servers of a broker that answers.
+
+        Raises:
+            MissingServiceError: the given one does not answer, or the embedded one cannot be had.
+        """
+        if not self._kafka:
+            known = self.settings.bootstrap_servers or self.endpoints.find("kafka")
+            if known:
+                ping(known)
+                self._kafka = known
+            else:
+                self._kafka = self._start_kafka()
+        return self._kafka
+
+    def store(self) -> str:
+        """HTTP address of a ClickHouse that answers.
+
+        Raises:
+            MissingServiceError: the given one does not answer.
+        """
+        if not self._store:
+            known = self.settings.clickhouse_url or self.endpoints.find("store")
+            if known is None or not known:
+                known = self._stack.enter_context(running_store(self.settings.data_dir))
+                self._publish("store", known)
+            self._store = known
+            connect(known).close()
+        return self._store
+
+    def _start_kafka(self) -> str:
+        broker = EmbeddedKafka(
+            self.settings.data_dir / "kafka", port=self.settings.kafka_port, heap_mb=self.settings.kafka_heap_mb
+        )
+        with self._out.bar("Apache Kafka (first time)", "files") as advance:
+            broker.on_progress = advance
+            broker.start()
+        self._stack.callback(broker.stop)
+        self._publish("kafka", broker.bootstrap_servers)
+        return broker.bootstrap_servers
+
+    def _publish(self, name: str, address: str) -> None:
+        self.endpoints.publish(name, address)
+        self._stack.callback(self.endpoints.withdraw, name)
+
+
+def connect(url: str) -> Client:
+    """A ClickHouse client for an HTTP address.
+
+    Raises:
+        MissingServiceError: nobody answers there.
+    """
+    try:
+        return clickhouse_connect.get_client(dsn=url, autogenerate_session_id=False)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise MissingServiceError(
+            f"no ClickHouse answers at {url} ({reason})", remedy="start one, or correct --clickhouse-url"
+        ) from error

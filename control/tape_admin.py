@@ -1,0 +1,86 @@
+"""Making, changing and deleting tapes: manifest, topics, announcement, and everything that was derived from them."""
+
+import shutil
+from dataclasses import replace
+from typing import Final
+
+from control.topic_admin import TopicAdmin
+from runtime.codec import encode_avro
+from runtime.kafka import CheckedProducer
+from runtime.object_store import LocalObjectStore
+from runtime.settings import Settings
+from runtime.tapes import Line, Manifest, TapeStore
+from schemas.envelope import Envelope, crc32
+from schemas.message import Outgoing
+from schemas.topics import TAPES, of_tape
+from sinks.ddl import delete_tape
+from sinks.lake import delete_tape as delete_from_lake
+
+TIMEOUT_S: Final = 30.0
+"""For the announcement to be confirmed; a broker that answers at all does so within a second."""
+
+
+class TapeAdmin:
+    """The tapes of one data folder on one cluster.
+
+    Args:
+        settings: where state and lake are.
+        bootstrap_servers: the cluster.
+    """
+
+    def __init__(self, settings: Settings, bootstrap_servers: str) -> None:
+        self._settings, self._servers = settings, bootstrap_servers
+        self._topics = TopicAdmin(bootstrap_servers)
+        self.tapes = TapeStore(LocalObjectStore(settings.state_dir))
+
+    def open(self, manifest: Manifest, line: str, run: Line) -> Manifest:
+        """Make the topics of a tape and line, note the line and the topics' ids, save and announce.
+
+        Returns:
+            The manifest as saved.
+
+        Raises:
+            InputError: a topic exists with another partition count.
+        """
+        ids = self._topics.apply(manifest.tape, line, manifest.partitions)
+        known = replace(manifest, topic_ids={**manifest.topic_ids, **ids})
+        known = known.with_line(line, run)
+        self._save(known)
+        return known
+
+    def finish(self, manifest: Manifest) -> Manifest:
+        """Note that the `end` of every instrument was published."""
+        finished = replace(manifest, state="finished")
+        self._save(finished)
+        return finished
+
+    def delete(self, manifest: Manifest, store_url: str) -> None:
+        """Delete a tape: rows, lake objects, states, topics, and last the manifest, so that a repeat can go on."""
+        delete_tape(store_url, manifest)
+        delete_from_lake(self._settings.lake_dir, manifest)
+        for folder in ("checkpoints", "progress"):
+            shutil.rmtree(self._settings.state_dir / folder / manifest.tape_id, ignore_errors=True)
+        names = {name for line in (*manifest.lines, "main") for name in of_tape(manifest.tape, line)}
+        self._topics.delete(sorted(names))
+        self._announce(manifest, "deleted")
+        self.tapes.delete(manifest.tape)
+
+    def _save(self, manifest: Manifest) -> None:
+        self.tapes.save(manifest)
+        self._announce(manifest, manifest.state)
+
+    def _announce(self, manifest: Manifest, state: str) -> None:
+        value = encode_avro(
+            "tape",
+            {
+                "tape": manifest.tape,
+                "tape_id": manifest.tape_id,
+                "state": state,
+                "partitions": manifest.partitions,
+                "manifest": manifest.to_json(),
+            },
+        )
+        envelope = Envelope("definition", "tape", count=1, crc32=crc32(value))
+        producer = CheckedProducer(self._servers)
+        producer.send(Outgoing(TAPES.name(), 0, manifest.tape, value, envelope))
+        producer.flush(TIMEOUT_S)
