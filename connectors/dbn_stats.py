@@ -10,23 +10,33 @@ import numpy as np
 
 from connectors.dbn_metadata import InstrumentNames
 from schemas.mbo import F_SNAPSHOT
-from schemas.units import UNDEF_PRICE, UNDEF_TIMESTAMP
+from schemas.units import NS_PER_SECOND, UNDEF_PRICE, UNDEF_TIMESTAMP
 
 NO_TIME: Final = -1
 """A time that no record gave."""
+
+TIME_LIMIT_NS: Final = 1 << 62
+"""Times from here on (year 2116) count as missing, as in the engine."""
+
+MAX_FUTURE_NS: Final = NS_PER_SECOND
+"""How far `ts_event` may lie after `ts_recv` before it is held for wrong, ns; the engine's own default. Clocks of venue
+and capture differ by milliseconds; a second is a broken stamp, and believing it would stop the instrument's time."""
 
 _LATEST: Final = np.iinfo(np.int64).max
 
 
 def index_times(records: np.ndarray) -> np.ndarray:
-    """Time of each record as it stands in the file, int64 ns, -1 where missing: ts_event, of a snapshot ts_recv.
+    """Time of each record by itself, int64 ns, -1 where missing: engine time before it is lifted to never go back.
 
-    Unlike engine time it is neither corrected nor lifted; it serves ranges for people and the order of files.
+    That is ts_event, but ts_recv for a snapshot, and where ts_event is missing or lies more than a second after a
+    defined ts_recv.
     """
     event, received = records["ts_event"], records["ts_recv"]
-    use_received = (records["flags"] & F_SNAPSHOT).astype(bool) | (event == UNDEF_TIMESTAMP)
+    late = event - np.minimum(event, received) > np.uint64(MAX_FUTURE_NS)
+    snapshot = (records["flags"] & F_SNAPSHOT).astype(bool)
+    use_received = snapshot | (event == UNDEF_TIMESTAMP) | (late & (received != UNDEF_TIMESTAMP))
     times = np.where(use_received, received, event)
-    missing = times >= np.uint64(1 << 63)
+    missing = times >= np.uint64(TIME_LIMIT_NS)
     return np.where(missing, NO_TIME, times.astype(np.int64))
 
 

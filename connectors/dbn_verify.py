@@ -116,7 +116,7 @@ def verify(
     Raises:
         DbnError: the file is not whole, not DBN, or not what the manifest says.
     """
-    tally = _Tally()
+    tally = Tally()
     with DbnFile(path, on_progress) as file:
         for run in file.runs():
             tally.add(run, file.metadata)
@@ -252,7 +252,7 @@ def _refuse_overlaps(reports: list[VerifyReport]) -> None:
             seen[name] = (report.path, stats.first_ns, stats.last_ns)
 
 
-class _Tally:
+class Tally:
     """What one pass adds up."""
 
     def __init__(self) -> None:
