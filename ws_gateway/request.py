@@ -179,7 +179,7 @@ def _policy(message: Mapping[str, Any]) -> Policy:
 
 
 _BIN = re.compile(r"bin/(\d{1,18})")
-_TIME = re.compile(r"@(\d{1,18})")
+_TIME = re.compile(r"@(\d{1,19})")
 
 
 def _start(message: Mapping[str, Any]) -> Start:

@@ -1,0 +1,383 @@
+// The page: reads where the gateway is, subscribes, and keeps picture, gauges and status honest.
+
+import { Scale, colourTable } from "./colour.js";
+import { FIELDS, SCALARS, VECTORS } from "./fields.js";
+import { clockText, dateText, milliseconds, priceDecimals, priceText, quantity } from "./format.js";
+import { Gauges } from "./gauges.js";
+import { Heatmap } from "./heatmap.js";
+import { COLUMN, History, WIDTH } from "./history.js";
+import { AXIS_W, Overlay, PROFILE_W, TIME_H } from "./overlay.js";
+import { FLAG, Stream } from "./stream.js";
+import { View } from "./view.js";
+
+const BACKFILL_BINS = 900;
+const CONFIG_EVERY_MS = 5000;
+const $ = (id) => document.getElementById(id);
+
+const history = new History(), scale = new Scale(), view = new View(), gauges = new Gauges(document);
+const state = {
+  config: null, hello: null, tape: "", line: "main", instrument: "", field: FIELDS[0], held: false, trades: true, quotes: true,
+  gridId: 0, tradesId: 0, probing: false, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
+  leftOut: 0, gaps: 0, lost: 0, ageMs: NaN, lagMs: NaN, arrivals: [], retryAt: 0, pointer: null, ink: null,
+};
+let heatmap, overlay, stream, dirty = true, uploadFrom = 0, frameAt = performance.now();
+
+// ---- address -----------------------------------------------------------------------------------------------------
+
+function readAddress() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  state.tape = wanted.get("tape") ?? ""; state.line = wanted.get("line") ?? "main"; state.instrument = wanted.get("instrument") ?? "";
+  state.field = FIELDS.find((f) => f.id === wanted.get("field")) ?? FIELDS[0];
+}
+
+function writeAddress() {
+  const now = new URLSearchParams({ tape: state.tape, line: state.line, instrument: state.instrument, field: state.field.id });
+  window.history.replaceState(null, "", `#${now}`);
+}
+
+// ---- what exists -------------------------------------------------------------------------------------------------
+
+async function loadConfig() {
+  try {
+    const answer = await fetch("v1/config", { cache: "no-store" });
+    state.config = await answer.json();
+  } catch { state.config ??= null; }
+  fillSelectors();
+  if (!stream.url && state.config?.gateway_url) stream.connect(state.config.gateway_url);
+  else if (state.config?.gateway_url) stream.url = state.config.gateway_url;
+  if (state.connected && (!state.gridId || state.refused)) begin();
+}
+
+function tapesNow() { return state.config?.tapes ?? []; }
+
+function fillSelectors() {
+  const tapes = tapesNow().filter((t) => Object.keys(t.instruments).length);
+  if (!tapes.some((t) => t.name === state.tape) && tapes.length)
+    state.tape = (tapes.find((t) => t.live) ?? tapes.find((t) => t.state === "open") ?? tapes.at(-1)).name;
+  const tape = tapes.find((t) => t.name === state.tape), names = Object.keys(tape?.instruments ?? {});
+  if (!names.includes(state.instrument)) state.instrument = names[0] ?? "";
+  if (tape && !tape.lines.includes(state.line)) state.line = tape.lines[0];
+  options($("tape"), tapes.map((t) => t.name), state.tape);
+  options($("line"), tape?.lines ?? [], state.line);
+  options($("instrument"), names, state.instrument);
+  $("line-label").hidden = (tape?.lines.length ?? 0) < 2;
+}
+
+function options(select, names, chosen) {
+  if ([...select.options].map((o) => o.value).join("\n") !== names.join("\n")) select.replaceChildren(...names.map((n) => new Option(n, n)));
+  select.value = chosen;
+  select.disabled = !names.length;
+}
+
+// ---- subscriptions -----------------------------------------------------------------------------------------------
+
+const target = () => ({ tape: state.tape, line: state.line, instrument: state.instrument });
+
+/** Resume behind the cursor if there is one, else look where "now" is, so that the recent past can be asked for. */
+function begin() {
+  if (!state.connected || !state.instrument) return;
+  for (const id of [state.gridId, state.tradesId]) if (id) stream.unsubscribe(id);
+  state.refused = ""; state.ended = false; state.staleMs = 0; state.tradesId = 0;
+  state.probing = !state.cursor;
+  const from = state.cursor || "live", fields = state.probing ? ["bin_seq", "ts_end_ns", "add_mass"] : [...SCALARS, ...VECTORS];
+  state.gridId = stream.subscribe({ stream: "grid", ...target(), fields, from, ...(state.probing ? { radius: 1 } : {}) });
+  if (!state.probing) subscribeTrades(history.last?.tMs ?? 0);
+}
+
+function probed(table) {
+  stream.unsubscribe(state.gridId);
+  state.probing = false;
+  const bin = Number(table.getChild("bin_seq").at(0)), endNs = table.getChild("ts_end_ns").at(0);
+  const start = Math.max(0, bin - BACKFILL_BINS);
+  state.gridId = stream.subscribe({ stream: "grid", ...target(), fields: [...SCALARS, ...VECTORS], from: `bin/${start}` });
+  subscribeTrades((Number(endNs / 1000n) / 1000 / (bin + 1)) * start);
+}
+
+function subscribeTrades(fromMs) { state.tradesId = stream.subscribe({ stream: "trades", ...target(), from: `@${BigInt(Math.floor(fromMs)) * 1_000_000n}` }); }
+
+function restart() {
+  history.clear(); scale.reset(); view.reset(); gauges.reset();
+  state.cursor = ""; state.leftOut = state.gaps = 0; state.ageMs = state.lagMs = NaN; state.arrivals = [];
+  uploadFrom = 0; dirty = true;
+  writeAddress(); begin(); showStatus();
+}
+
+function onBatch(id, table, header) {
+  if (id === state.tradesId) { history.addTrades(table); dirty = true; return; }
+  if (id !== state.gridId) return;
+  if (state.probing) { probed(table); return; }
+  const before = history.count, radius = history.radius;
+  history.add(table, header, FLAG);
+  if (history.radius !== radius) uploadFrom = 0;
+  else uploadFrom = Math.min(uploadFrom, before);
+  state.leftOut += header.leftOut;
+  if (!(header.flags & FLAG.replayed)) state.ageMs = header.ageUs ? header.ageUs / 1000 : NaN;
+  state.staleMs = 0;
+  if (!(header.flags & FLAG.replayed)) state.arrivals.push([performance.now(), table.numRows]);
+  const row = table.numRows - 1, part = (name) => table.getChild(name).at(row);
+  state.cursor = `${state.tape}/${state.line}/grid/${encodeURIComponent(state.instrument)}/${part("seq")}.${part("part")}.${part("row")}`;
+  gauges.update(history);
+  dirty = true;
+}
+
+function onControl(message) {
+  if (message.id === state.tradesId && message.op === "error") { state.tradesId = 0; return; }
+  if (message.id !== undefined && message.id !== state.gridId) return;
+  if (message.op === "position") state.lagMs = message.lag_ms;
+  else if (message.op === "stale") state.staleMs = message.age_ms;
+  else if (message.op === "gap") state.gaps += 1;
+  else if (message.op === "error") refused(message);
+  showStatus();
+}
+
+function refused(message) {
+  state.gridId = 0;
+  if (message.code === "tape_replaced" || message.code === "bad_cursor") { restart(); return; }
+  state.refused = message.message;
+}
+
+// ---- status ------------------------------------------------------------------------------------------------------
+
+function status() {
+  if (!state.connected) return state.lost || state.retryAt ? ["lost", "Disconnected"] : ["connecting", "Connecting"];
+  if (state.held) return ["held", "Held"];
+  if (!state.instrument || state.refused || !history.count) return ["waiting", "Waiting for data"];
+  if (state.ended) return ["ended", "Tape ended"];
+  if (state.staleMs) return ["stale", `Stale ${milliseconds(state.staleMs)}`];
+  return ["live", "Live"];
+}
+
+function showStatus() {
+  const [kind, text] = status(), pill = $("state");
+  if (pill.dataset.state !== kind || pill.textContent !== text) { pill.dataset.state = kind; pill.textContent = text; }
+  const now = performance.now();
+  state.arrivals = state.arrivals.filter(([t]) => now - t < 3000);
+  const span = Math.max(1, Math.min(3, (now - (state.arrivals[0]?.[0] ?? now)) / 1000)), rows = state.arrivals.reduce((s, [, n]) => s + n, 0);
+  const put = (id, value) => { const b = $(id).tagName === "B" ? $(id) : $(id).querySelector("b"); if (b.textContent !== value) b.textContent = value; };
+  put("s-age", milliseconds(state.ageMs)); put("s-rate", `${quantity(rows / span)} /s`); put("s-lag", milliseconds(state.lagMs));
+  put("s-left", quantity(state.leftOut)); put("s-gaps", String(state.gaps)); put("s-lost", String(state.lost)); put("s-cursor", state.cursor || "–");
+  for (const [id, n] of [["s-left", state.leftOut], ["s-gaps", state.gaps], ["s-lost", state.lost]]) $(id).classList.toggle("alert", n > 0);
+  const last = history.last;
+  put("s-time", last ? `${dateText(last.tMs)}  ${clockText(last.tMs, 1)}` : "–");
+  showNotice(kind); showQuote(last);
+}
+
+function showNotice(kind) {
+  const box = $("notice"), wait = Math.max(0, Math.ceil((state.retryAt - performance.now()) / 1000));
+  let text = null;
+  if (!state.config) text = ["The api does not answer", "This page is served by it. Trying again every few seconds."];
+  else if (kind === "lost") text = ["Disconnected", `Trying again ${wait > 0 ? `in ${wait} s` : "now"}. What is shown stopped where the connection did.`];
+  else if (state.refused) text = ["Not available yet", state.refused];
+  else if (!history.count && state.connected) text = ["Waiting for data", state.instrument ? `Nothing has come for ${state.instrument} on tape ${state.tape} yet.` : "No tape holds an instrument yet. Start a replay or a collector; it appears here by itself."];
+  else if (kind === "stale") text = ["Stale", `The source has been silent for ${milliseconds(state.staleMs)}. The picture shows what was last known.`];
+  box.hidden = !text;
+  if (!text) return;
+  box.classList.toggle("corner", history.count > 0);
+  const [title, body] = text;
+  if (box.dataset.text !== title + body) { box.dataset.text = title + body; box.replaceChildren(Object.assign(document.createElement("strong"), { textContent: title }), body); }
+}
+
+function showQuote(last) {
+  if (!last) { for (const id of ["bid-price", "ask-price"]) $(id).textContent = "–"; for (const id of ["bid-size", "ask-size", "spread"]) $(id).textContent = ""; return; }
+  const digits = priceDecimals(history.stepPx), text = (px) => (Number.isFinite(px) ? priceText(px, digits) : "–");
+  $("bid-price").textContent = text(last.bidPx); $("ask-price").textContent = text(last.askPx);
+  $("bid-size").textContent = quantity(last.bidSz); $("ask-size").textContent = quantity(last.askSz);
+  const ticks = Math.round((last.askPx - last.bidPx) / history.stepPx);
+  $("spread").textContent = Number.isFinite(ticks) ? `${ticks} tick${ticks === 1 ? "" : "s"}` : "";
+}
+
+function describe() {
+  const last = history.last;
+  if (!last) return;
+  const digits = priceDecimals(history.stepPx);
+  $("summary").textContent = `${state.instrument}: best bid ${priceText(last.bidPx, digits)}, best ask ${priceText(last.askPx, digits)}, ${$("net-word").textContent}, ${status()[1]}.`;
+}
+
+// ---- drawing -----------------------------------------------------------------------------------------------------
+
+function readInk() {
+  const css = getComputedStyle(document.documentElement), get = (name) => css.getPropertyValue(`--${name}`).trim();
+  const light = document.documentElement.dataset.theme === "light", mix = (hex, alpha) => hex + Math.round(alpha * 255).toString(16).padStart(2, "0");
+  const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255);
+  state.ink = {
+    panel: get("panel"), rule: get("rule"), ruleStrong: get("rule-strong"), grid: get("grid"), bid: get("bid"), ask: get("ask"), accent: get("accent"),
+    text: get("ink"), text2: get("ink-2"), text3: get("ink-3"), onTag: light ? "#ffffff" : "#08101a", cross: mix(get("ink-2"), 0.6), crossTag: get("rule-strong"),
+    halo: mix(get("plot"), 0.55), bubble: mix(light ? "#ffffff" : "#05080c", 0.75), bidFill: mix(get("bid"), 0.78), askFill: mix(get("ask"), 0.78), noneFill: mix(get("ink-3"), 0.7),
+    bidArea: mix(get("bid"), 0.1), askArea: mix(get("ask"), 0.1), background: rgb(get("plot")), hatch: rgb(get("warn")),
+  };
+  $("heat") && heatmap?.setColours(Boolean(state.field.signed), light ? "light" : "dark");
+  drawLegend(light ? "light" : "dark");
+  dirty = true;
+}
+
+function drawLegend(theme) {
+  const ctx = $("legend-bar").getContext("2d"), image = new ImageData(new Uint8ClampedArray(colourTable(Boolean(state.field.signed), theme)), 256, 1);
+  ctx.putImageData(image, 0, 0);
+}
+
+function uploadNew() {
+  const from = Math.max(uploadFrom, history.first());
+  for (let n = from; n < history.count; n += 1) heatmap.upload(history, state.field, n);
+  uploadFrom = history.count;
+}
+
+function tops(seconds) {
+  const v = history.at(), part = 1 - Math.exp(-seconds / 2.5);
+  let most = 1;
+  for (let i = 0; i <= 2 * history.radius; i += 1) most = Math.max(most, v.bid_depth[i] + v.ask_depth[i]);
+  view.profileTop = view.profileTop ? view.profileTop + (most - view.profileTop) * (most > view.profileTop ? 0.35 : part) : most;
+  const recent = history.trades.slice(-300).map((t) => t.size).sort((a, b) => a - b);
+  view.tradeTop = Math.max(1, recent[Math.floor(recent.length * 0.98)] ?? 1);
+}
+
+function frame(now) {
+  requestAnimationFrame(frame);
+  const seconds = Math.min(0.25, (now - frameAt) / 1000);
+  frameAt = now;
+  const stage = $("stage"), w = stage.clientWidth, h = stage.clientHeight, dpr = window.devicePixelRatio || 1;
+  const plotW = w - AXIS_W - PROFILE_W, plotH = h - TIME_H;
+  const moves = view.step(history, plotH, seconds, state.held), size = `${w}x${h}@${dpr}`;
+  if (!dirty && !moves && size === state.size && !state.needleMoves) return;
+  state.size = size; dirty = false;
+  if (history.count) {
+    uploadNew();
+    scale.update(history, state.field, seconds);
+    tops(seconds);
+    $("legend-low").textContent = state.field.signed ? `−${quantity(scale.end)}` : quantity(scale.low);
+    $("legend-high").textContent = quantity(scale.end); $("legend-unit").textContent = state.field.unit;
+  }
+  const width = Math.max(1, Math.round(plotW * dpr)), height = Math.max(1, Math.round(plotH * dpr));
+  $("heat").style.width = `${plotW}px`; $("heat").style.height = `${plotH}px`;
+  heatmap.draw(history, {
+    width, height, columnPx: view.colW * dpr, tickPx: (view.tickH ?? 8) * dpr, right: view.right, centre: view.centre ?? 0, low: scale.low, top: scale.end,
+    gain: state.field.fixed ? 3 : 7, background: state.ink.background, hatch: state.ink.hatch,
+  });
+  overlay.draw(history, { ...view, w, h, dpr, pointer: state.pointer, quotes: state.quotes, trades: state.trades }, state.ink);
+  state.needleMoves = gauges.draw(state.ink, seconds, dpr);
+  $("follow").hidden = view.follow;
+  showTip();
+}
+
+function showTip() {
+  const tip = $("tip"), p = state.pointer, c = p && history.column(overlay.columnAt(p.x));
+  const inside = p && p.x < overlay.plotW && p.y < overlay.plotH && c && c.kind <= COLUMN.held;
+  tip.hidden = !inside;
+  if (!inside) return;
+  const tick = overlay.tickAt(p.y), i = tick - c.spot + history.radius, n = overlay.columnAt(p.x);
+  const value = i >= 0 && i <= 2 * history.radius ? quantity(state.field.at(history.at(n), i)) + ` ${state.field.unit}` : "not covered";
+  const rows = [[`${state.field.group} · ${state.field.label}`, value], ["From mid", `${tick - c.spot} ticks`], ["Time", clockText(c.tMs, 3)]];
+  const head = Object.assign(document.createElement("b"), { textContent: priceText(tick * history.stepPx, priceDecimals(history.stepPx)) });
+  tip.replaceChildren(head, ...rows.map(([k, v]) => { const d = document.createElement("div"); d.append(...[k, v].map((t) => Object.assign(document.createElement("span"), { textContent: t }))); return d; }));
+  tip.style.left = `${p.x + 200 > overlay.plotW ? p.x - tip.offsetWidth - 14 : p.x + 14}px`;
+  tip.style.top = `${Math.max(8, Math.min(overlay.plotH - tip.offsetHeight - 8, p.y + 14))}px`;
+}
+
+// ---- controls ----------------------------------------------------------------------------------------------------
+
+function chooseField(field) {
+  state.field = field;
+  scale.reset(); uploadFrom = 0; readInk(); writeAddress(); showFields();
+  $("stage").setAttribute("aria-label", `Heatmap of ${field.group.toLowerCase()} ${field.label.toLowerCase()} over time`);
+}
+
+function buildFields() {
+  const groups = [...new Set(FIELDS.map((f) => f.group))].map((name) => {
+    const box = Object.assign(document.createElement("div"), { className: "group" });
+    box.append(Object.assign(document.createElement("span"), { textContent: name }));
+    FIELDS.filter((f) => f.group === name).forEach((field) => {
+      const button = Object.assign(document.createElement("button"), { textContent: field.label, type: "button", title: `Key ${(FIELDS.indexOf(field) + 1) % 10}` });
+      button.setAttribute("role", "radio"); button.setAttribute("aria-label", `${field.group}: ${field.label}`);
+      button.dataset.field = field.id;
+      button.addEventListener("click", () => chooseField(field));
+      box.append(button);
+    });
+    return box;
+  });
+  $("fields").replaceChildren(...groups);
+  showFields();
+}
+
+function showFields() {
+  for (const b of $("fields").querySelectorAll("button")) {
+    const on = b.dataset.field === state.field.id;
+    b.setAttribute("aria-checked", String(on)); b.tabIndex = on ? 0 : -1;
+  }
+}
+
+function setTheme(theme) { document.documentElement.dataset.theme = theme; readInk(); try { localStorage.setItem("theme", theme); } catch { /* private mode keeps nothing */ } }
+const otherTheme = () => (document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+
+const KEYS = {
+  "+": () => view.zoomTime(1), "=": () => view.zoomTime(1), "-": () => view.zoomTime(-1),
+  ArrowUp: (e) => (e.shiftKey ? view.zoomPrice(1.15) : view.pan(4)), ArrowDown: (e) => (e.shiftKey ? view.zoomPrice(1 / 1.15) : view.pan(-4)),
+  f: () => view.refollow(history), "[": () => { scale.contrast = Math.max(0.25, scale.contrast / 1.25); }, "]": () => { scale.contrast = Math.min(8, scale.contrast * 1.25); },
+  b: () => { state.trades = !state.trades; }, q: () => { state.quotes = !state.quotes; }, t: () => setTheme(otherTheme()),
+  " ": () => { state.held = !state.held; showStatus(); }, "?": () => $("keys").showModal(),
+};
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, dialog")) return;
+  if (event.key === " " && event.target.closest("button")) return;
+  if (event.target.closest("#fields") && ["ArrowLeft", "ArrowRight"].includes(event.key)) { moveField(event.key === "ArrowRight" ? 1 : -1); event.preventDefault(); return; }
+  const field = /^\d$/.test(event.key) ? FIELDS[(Number(event.key) + 9) % 10] : null;
+  const act = field ? () => chooseField(field) : KEYS[event.key] ?? KEYS[event.key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault(); act(event); dirty = true;
+}
+
+function moveField(by) {
+  const next = FIELDS[(FIELDS.indexOf(state.field) + by + FIELDS.length) % FIELDS.length];
+  chooseField(next); $("fields").querySelector(`[data-field="${next.id}"]`).focus(); dirty = true;
+}
+
+function listen() {
+  addEventListener("keydown", onKey);
+  addEventListener("resize", () => { dirty = true; });
+  const stage = $("stage");
+  stage.addEventListener("pointermove", (e) => {
+    const box = stage.getBoundingClientRect();
+    state.pointer = { x: e.clientX - box.left, y: e.clientY - box.top };
+    if (e.buttons === 1 && view.tickH) view.pan(e.movementY / view.tickH);
+    dirty = true;
+  });
+  stage.addEventListener("pointerleave", () => { state.pointer = null; dirty = true; });
+  stage.addEventListener("wheel", (e) => { e.preventDefault(); e.shiftKey || e.ctrlKey ? view.zoomPrice(e.deltaY < 0 ? 1.1 : 1 / 1.1) : view.zoomTime(e.deltaY < 0 ? 1 : -1); dirty = true; }, { passive: false });
+  $("follow").addEventListener("click", () => { view.refollow(history); dirty = true; });
+  $("theme").addEventListener("click", () => setTheme(otherTheme()));
+  $("help").addEventListener("click", () => $("keys").showModal());
+  for (const key of ["tape", "line", "instrument"]) $(key).addEventListener("change", (e) => { state[key] = e.target.value; fillSelectors(); restart(); });
+}
+
+// ---- start -------------------------------------------------------------------------------------------------------
+
+function start() {
+  readAddress(); buildFields(); listen();
+  let theme = null;
+  try { theme = localStorage.getItem("theme"); } catch { /* private mode keeps nothing */ }
+  document.documentElement.dataset.theme = theme ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark");
+  try { heatmap = new Heatmap($("heat")); } catch (error) {
+    $("notice").hidden = false; $("notice").textContent = `The heatmap cannot be drawn: ${error.message}`; return;
+  }
+  overlay = new Overlay($("overlay"));
+  stream = new Stream({
+    open(hello) { state.connected = true; state.hello = hello; state.retryAt = 0; begin(); showStatus(); },
+    closed(delay) { if (state.connected) state.lost += 1; state.connected = false; state.gridId = state.tradesId = 0; state.retryAt = performance.now() + delay; showStatus(); },
+    control: onControl, batch: onBatch,
+    end(id) { if (id === state.gridId) { state.ended = true; showStatus(); } },
+  });
+  readInk(); loadConfig(); writeAddressSoon();
+  setInterval(loadConfig, CONFIG_EVERY_MS); setInterval(showStatus, 250); setInterval(describe, 10_000);
+  document.fonts?.ready.then(() => { dirty = true; });
+  requestAnimationFrame(frame);
+}
+
+function writeAddressSoon() { setTimeout(() => { if (state.instrument) writeAddress(); }, 1500); }
+
+window.__barograph = {
+  get columns() { return history.count; }, get bins() { return history.seen; }, get lastBin() { return history.last?.bin ?? -1; }, get uploads() { return heatmap?.uploads ?? 0; },
+  get state() { return status()[0]; }, get cursor() { return state.cursor; }, get counts() { return { leftOut: state.leftOut, gaps: state.gaps, lost: state.lost }; },
+  get field() { return state.field.id; }, get instrument() { return state.instrument; }, get view() { return { centre: view.centre, right: view.right, tickH: view.tickH, colW: view.colW }; },
+  get width() { return WIDTH; }, checksum: () => heatmap.checksum(), vector: (name) => Array.from(history.at()[name]), last: () => ({ ...history.last }),
+};
+
+start();
