@@ -4,22 +4,24 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from control.progress import TapeProgress
-from control.services import connect
+from control.arrival import DERIVED, SINKS, Arrival
+from control.embedded.kafka_jars import bad_jars, cache_dir
+from control.embedded.kafka_lock import read_lock
+from control.services import open_store
 from runtime.endpoints import Endpoints
 from runtime.errors import BarographError, MissingServiceError
 from runtime.kafka import ping
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
-from schemas import topics
 
 FREE_SHARE_MIN: Final = 0.10
-"""Free part of the disk below which nothing is started: a broker that fills its disk dies in the middle of a segment."""
+"""Free part of the disk below which nothing is started: a broker that fills its disk dies in mid-segment."""
 
 Grade = Literal["ok", "warning", "failed"]
 
@@ -88,12 +90,12 @@ def _java(_: Settings) -> Finding:
 
 
 def _jars(_: Settings) -> Finding:
-    from control.embedded.kafka import cached_jars, lock
-
-    version, missing = lock().version, len(lock().jars) - cached_jars()
+    lock = read_lock()
+    missing = len(bad_jars(lock, cache_dir() / lock.version))
     if missing:
-        return Finding("kafka", "warning", f"{missing} jars of Kafka {version} are not here yet", "the first start fetches them")
-    return Finding("kafka", "ok", f"Apache Kafka {version}, all jars here")
+        detail = f"{missing} of {len(lock.jars)} jars of Apache Kafka {lock.version} are not here yet"
+        return Finding("kafka", "warning", detail, "the first start fetches them")
+    return Finding("kafka", "ok", f"Apache Kafka {lock.version}, all jars here")
 
 
 def _kernels(_: Settings) -> Finding:
@@ -109,7 +111,7 @@ def status(settings: Settings) -> dict[str, Any]:
     services = {name: {"address": address, "answers": _answers(name, address)} for name, address in found.items()}
     servers = settings.bootstrap_servers or found.get("kafka", "")
     store = TapeStore(LocalObjectStore(settings.state_dir))
-    tapes = {name: _tape(servers, store, name) for name in store.names()}
+    tapes = {name: _tape(servers, store, name, settings.state_dir) for name in store.names()}
     return {"data": str(settings.data_dir), "services": services, "tapes": tapes}
 
 
@@ -118,22 +120,21 @@ def _answers(name: str, address: str) -> bool:
         if name == "kafka":
             ping(address, 2.0)
         elif name == "store":
-            connect(address).close()
+            open_store(address).close()
     except BarographError:
         return False
     return True
 
 
-def _tape(servers: str, store: TapeStore, name: str) -> dict[str, Any]:
+def _tape(servers: str, store: TapeStore, name: str, state_dir: Path) -> dict[str, Any]:
     manifest = store.require(name)
     known: dict[str, Any] = {"state": manifest.state, "instruments": len(manifest.instruments)}
     if not servers:
         return known
     for line in manifest.lines:
-        progress = TapeProgress(servers, manifest, line)
-        try:
-            published = progress.published()
-            known[line] = {"published": published, "lag": published - progress.done(topics.BINS)}
-        finally:
-            progress.close()
+        with closing(Arrival(servers, manifest, line, state_dir)) as arrival:
+            published = arrival.published()
+            lag = {spec.stream: published - arrival.computed(spec) for spec in DERIVED}
+            rows = {sink: arrival.written(sink)["rows"] for sink in SINKS}
+            known[line] = {"published": published, "lag": lag, "rows": rows}
     return known

@@ -32,8 +32,7 @@ from streams.build_books import summary
 Advance = Callable[[int, int], None]
 
 ROW_GROUP_ROWS: Final = 2_048
-"""Bins in one Parquet row group: 36 MB at the default radius. Readers skip by group; smaller ones cost size, larger ones
-memory."""
+"""Bins in one Parquet row group: 36 MB at the default radius. Readers skip by group; larger ones cost memory."""
 
 
 def write_grid(

@@ -10,33 +10,37 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from connectors import dbn_replay, instruments
 from connectors.blocks import CutRule, rule_for_speed
-from connectors.dbn_verify import Expected, VerifyReport, verify_all
+from connectors.dbn_verify import Expected, VerifyReport, load_manifest, verify_all
+from connectors.pacer import MAX_SPEED
 from control import health, report
+from control.arrival import DERIVED, SINKS, Arrival
 from control.output import Output
 from control.plan import Decision, decide
-from control.processes import child_specs
-from control.progress import TapeProgress
+from control.processes import tape_specs
 from control.services import Services
 from control.supervisor import Supervisor
 from control.tape_admin import TapeAdmin
-from runtime.errors import InputError
+from runtime.errors import ChildFailedError, InputError
 from runtime.kafka import CheckedProducer
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, Source, TapeStore, new_tape
-from schemas import topics
 from schemas.names import tape_of_file
-from sinks.runner import drained_rows
 from streams.run_id import run_id
 
 POLL_S: Final = 0.2
 """How often progress is looked at. It adds half of itself to the time of a run; looking costs a few milliseconds."""
+
+RESTARTS_MAX: Final = 3
+"""Restarts of one process after which a run gives up. One may be bad luck; whatever kills it three times stays."""
 
 LINE_CONFIG: Final[dict[str, Any]] = {"cell_ns": 100_000_000, "radius": 50, "n_ticks": 8192}
 """Semantic configuration of a line unless told otherwise; part of its `run`."""
@@ -60,7 +64,7 @@ class RunRequest:
     tape: str | None = None
     line: str = "main"
     tick_px: int | None = None
-    speed: float = dbn_replay.MAX_SPEED
+    speed: float = MAX_SPEED
     replace: bool = False
     expected: Mapping[str, Expected] | None = None
 
@@ -108,9 +112,42 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
             watch.mark("startup")
             manifest = _process(request, manifest, reports, admin, services, settings, out)
             watch.mark("drain")
-        return report.build(
-            manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds, out
-        )
+        return report.build(manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds(), out)
+
+
+def replay(request: RunRequest, services: Services, settings: Settings, out: Output) -> dict[str, Any]:
+    """Publish the files of a request on its tape, for whoever works on it; the tape is made if there is none.
+
+    Raises:
+        DbnError, InputError: a file or the tape is not fit; nothing was published.
+        MissingServiceError: no broker.
+    """
+    health.require_disk(settings)
+    reports = check_files(request, out)
+    name, sources = request.tape or tape_of_file(Path(reports[0].path).name), sources_of(reports)
+    existing = TapeStore(LocalObjectStore(settings.state_dir)).load(name)
+    identity = run_id(LINE_CONFIG)
+    decision = decide(existing, name, request.line, sources, identity, replace=request.replace)
+    servers = services.kafka()
+    admin = TapeAdmin(settings, servers)
+    if decision is Decision.REPLACE and existing is not None:
+        admin.delete(existing, services.store())
+        existing = None
+    manifest = existing or plan_tape(name, request, reports, sources, settings, out)
+    _refuse_other_tick(manifest, request.tick_px)
+    if decision is Decision.REPORT:
+        out.note(f"tape {name} is finished already; nothing was published")
+        return {"tape": name, "messages": 0, "records": 0}
+    manifest = admin.open(manifest, request.line, Line(identity, LINE_CONFIG))
+    with out.bar("publishing", "records") as advance:
+        result = publish(request, manifest, reports, servers, advance)
+    admin.finish(manifest)
+    return {"tape": name, "messages": result.messages, "records": result.records}
+
+
+def load_expected(path: Path | None) -> Mapping[str, Expected] | None:
+    """What a manifest file says of DBN files; None without one."""
+    return None if path is None else load_manifest(path)
 
 
 def check_files(request: RunRequest, out: Output) -> list[VerifyReport]:
@@ -137,9 +174,7 @@ def plan_tape(
     for notice in notices:
         out.note(notice)
     rule = rule_for_speed(request.speed)
-    return new_tape(
-        name, partitions=settings.partitions, instruments=found, sources=sources, blocking=rule.to_dict()
-    )
+    return new_tape(name, partitions=settings.partitions, instruments=found, sources=sources, blocking=rule.to_dict())
 
 
 def publish(
@@ -160,38 +195,55 @@ def _process(
     settings: Settings,
     out: Output,
 ) -> Manifest:
+    """Workers on, publish, wait until everything has arrived, workers off."""
     servers = services.kafka()
-    specs = child_specs(manifest.tape, request.line, settings, servers, services.store())
-    with Supervisor(specs, settings.data_dir / "log") as supervisor:
+    supervisor = Supervisor(
+        tape_specs(manifest.tape, request.line, settings, servers, services.store()), settings.data_dir / "log"
+    )
+    supervisor.start()
+    try:
         with out.bar("publishing", "records") as advance:
             publish(request, manifest, reports, servers, advance)
         manifest = admin.finish(manifest)
-        progress = TapeProgress(servers, manifest, request.line)
-        try:
-            published = progress.published()
-            for spec in (topics.BINS, topics.TRADES):
-                with out.bar(f"books: {spec.stream}", "messages") as advance:
-                    _wait(supervisor, lambda spec=spec: progress.done(spec), published, advance)  # type: ignore[misc]
-        finally:
-            progress.close()
-        for sink in ("clickhouse", "lake"):
-            with out.bar(f"sink: {sink}", "messages") as advance:
-                total = _messages(servers, manifest, request.line)
-                _wait(supervisor, lambda sink=sink: _written(sink, manifest, request.line, settings), total, advance)  # type: ignore[misc]
+        with closing(Arrival(servers, manifest, request.line, settings.state_dir)) as arrival:
+            published = arrival.published()
+            steps: list[tuple[str, Callable[[], int], int]] = [
+                (f"books: {spec.stream}", partial(arrival.computed, spec), published) for spec in DERIVED
+            ]
+            streams = len(DERIVED) + 1
+            steps += [(f"sink: {sink}", partial(_messages, arrival, sink), published * streams) for sink in SINKS]
+            for title, done, total in steps:
+                with out.bar(title, "messages") as advance:
+                    _wait(supervisor, done, total, advance)
+            while not arrival.complete():
+                _look_after(supervisor)
+                time.sleep(POLL_S)
+    finally:
+        supervisor.stop()
     return manifest
 
 
-def _wait(
-    supervisor: Supervisor, done: Callable[[], int], total: int, advance: Callable[[int, int], None]
-) -> None:
-    """Wait until `done` reaches `total`; raises when a process cannot be kept alive."""
+def _messages(arrival: Arrival, sink: str) -> int:
+    return int(arrival.written(sink)["messages"])
+
+
+def _wait(supervisor: Supervisor, done: Callable[[], int], total: int, advance: Callable[[int, int], None]) -> None:
+    """Wait until `done` reaches `total`."""
     while True:
-        supervisor.poll()
         now = done()
         advance(now, total)
         if now >= total:
             return
+        _look_after(supervisor)
         time.sleep(POLL_S)
+
+
+def _look_after(supervisor: Supervisor) -> None:
+    """Restart what died; raise when something dies again and again, because nobody is there to mend it."""
+    supervisor.poll()
+    for status in supervisor.statuses():
+        if status.restarts >= RESTARTS_MAX:
+            raise ChildFailedError(status.name, f"died {status.restarts} times", status.log_path)
 
 
 def _refuse_other_tick(manifest: Manifest, tick_px: int | None) -> None:
@@ -201,6 +253,3 @@ def _refuse_other_tick(manifest: Manifest, tick_px: int | None) -> None:
                 f"tape {manifest.tape} was made with a tick of {instrument.tick_px / 1e9:g} for {name}",
                 remedy="leave --tick away, or make the tape again with --replace",
             )
-
-
-__all__ = ["RunRequest", "replace", "run"]

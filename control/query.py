@@ -10,7 +10,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from control.services import connect
+from control.services import open_store
 from runtime.errors import InputError
 
 Format = Literal["table", "csv", "parquet", "arrow"]
@@ -26,7 +26,7 @@ def ask(url: str, sql: str) -> pa.Table:
         MissingServiceError: no ClickHouse there.
         InputError: ClickHouse refuses the query; its own words are kept.
     """
-    client = connect(url)
+    client = open_store(url)
     try:
         return client.query_arrow(sql, settings={"output_format_arrow_string_as_string": 1}, use_strings=True)
     except DatabaseError as error:

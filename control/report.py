@@ -4,6 +4,7 @@ So the report of a tape that was finished long ago is the same as on the day it 
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 from control.certificate import certificate
 from control.output import Output
 from control.scan import TopicScan, scan_topic
+from control.services import open_store
+from runtime.object_store import LocalObjectStore
 from runtime.tapes import Manifest
 from schemas import topics
 from sinks.reconcile import reconcile
@@ -43,7 +46,8 @@ def build(
     for spec in (topics.MBO, topics.BINS, topics.TRADES):
         with out.bar(f"reading {spec.stream}", "messages") as advance:
             scans[spec.stream] = scan_topic(servers, manifest, line, spec, lambda n: advance(n, 0))
-    compared = reconcile(manifest, line, servers, store_url, lake_dir)
+    with closing(open_store(store_url)) as client:
+        compared = reconcile(manifest, line, servers, client=client, lake=LocalObjectStore(lake_dir))
     bins, trades = scans[topics.BINS.stream], scans[topics.TRADES.stream]
     sources = [asdict(source) for source in manifest.sources]
     books = {name: str(state["book_digest"]) for name, state in sorted(bins.summaries.items())}

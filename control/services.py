@@ -7,8 +7,8 @@ running `barograph up` is shared by all commands on its folder, and nothing star
 from contextlib import ExitStack
 from typing import Self
 
-import clickhouse_connect
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from control.embedded.kafka import EmbeddedKafka
 from control.embedded.store import running_store
@@ -17,6 +17,7 @@ from runtime.endpoints import Endpoints
 from runtime.errors import MissingServiceError
 from runtime.kafka import ping
 from runtime.settings import Settings
+from sinks.clickhouse import connect
 
 
 class Services:
@@ -66,15 +67,17 @@ class Services:
                 known = self._stack.enter_context(running_store(self.settings.data_dir))
                 self._publish("store", known)
             self._store = known
-            connect(known).close()
+            open_store(known).close()
         return self._store
 
     def _start_kafka(self) -> str:
-        broker = EmbeddedKafka(
-            self.settings.data_dir / "kafka", port=self.settings.kafka_port, heap_mb=self.settings.kafka_heap_mb
-        )
-        with self._out.bar("Apache Kafka (first time)", "files") as advance:
-            broker.on_progress = advance
+        with self._out.bar("Apache Kafka (first time)", "bytes") as advance:
+            broker = EmbeddedKafka(
+                self.settings.data_dir / "kafka",
+                port=self.settings.kafka_port,
+                heap_mb=self.settings.kafka_heap_mb,
+                on_progress=advance,
+            )
             broker.start()
         self._stack.callback(broker.stop)
         self._publish("kafka", broker.bootstrap_servers)
@@ -85,16 +88,16 @@ class Services:
         self._stack.callback(self.endpoints.withdraw, name)
 
 
-def connect(url: str) -> Client:
-    """A ClickHouse client for an HTTP address.
+def open_store(url: str) -> Client:
+    """A client for a ClickHouse that answers.
 
     Raises:
-        MissingServiceError: nobody answers there.
+        MissingServiceError: nobody answers there, or the login is wrong.
     """
     try:
-        return clickhouse_connect.get_client(dsn=url, autogenerate_session_id=False)
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        return connect(url)
+    except ClickHouseError as error:
+        reason = " ".join(str(error).split())[:200]
         raise MissingServiceError(
             f"no ClickHouse answers at {url} ({reason})", remedy="start one, or correct --clickhouse-url"
         ) from error

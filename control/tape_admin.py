@@ -1,9 +1,11 @@
 """Making, changing and deleting tapes: manifest, topics, announcement, and everything that was derived from them."""
 
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
+from control.services import open_store
 from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
 from runtime.kafka import CheckedProducer
@@ -13,8 +15,8 @@ from runtime.tapes import Line, Manifest, TapeStore
 from schemas.envelope import Envelope, crc32
 from schemas.message import Outgoing
 from schemas.topics import TAPES, of_tape
-from sinks.ddl import delete_tape
-from sinks.lake import delete_tape as delete_from_lake
+from sinks.ddl import drop_tape as drop_rows
+from sinks.lake import drop_tape as drop_objects
 
 TIMEOUT_S: Final = 30.0
 """For the announcement to be confirmed; a broker that answers at all does so within a second."""
@@ -56,10 +58,12 @@ class TapeAdmin:
 
     def delete(self, manifest: Manifest, store_url: str) -> None:
         """Delete a tape: rows, lake objects, states, topics, and last the manifest, so that a repeat can go on."""
-        delete_tape(store_url, manifest)
-        delete_from_lake(self._settings.lake_dir, manifest)
-        for folder in ("checkpoints", "progress"):
-            shutil.rmtree(self._settings.state_dir / folder / manifest.tape_id, ignore_errors=True)
+        with closing(open_store(store_url)) as client:
+            drop_rows(client, manifest.tape)
+        drop_objects(LocalObjectStore(self._settings.lake_dir), manifest.tape)
+        for folder in ("checkpoints", "arrival", "sinks/*"):
+            for path in self._settings.state_dir.glob(f"{folder}/{manifest.tape_id}"):
+                shutil.rmtree(path, ignore_errors=True)
         names = {name for line in (*manifest.lines, "main") for name in of_tape(manifest.tape, line)}
         self._topics.delete(sorted(names))
         self._announce(manifest, "deleted")

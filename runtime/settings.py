@@ -17,22 +17,22 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="BAROGRAPH_", frozen=True, extra="ignore")
 
-    data_dir: Path = Field(Path(".barograph"), description="folder of everything embedded: broker, store, lake, state")
-    bootstrap_servers: str = Field("", description="Kafka brokers, host:port,…; empty: the embedded one")
-    kafka_port: int = Field(0, ge=0, le=65535, description="port of the embedded broker; 0: a free one")
-    kafka_heap_mb: int = Field(512, ge=128, description="heap of the embedded broker, MiB")
-    clickhouse_url: str = Field("", description="ClickHouse HTTP address; empty: the embedded store")
-    store_port: int = Field(0, ge=0, le=65535, description="port of the embedded store; 0: a free one")
-    lake_url: str = Field("", description="folder of the Parquet lake; empty: `lake` in the data folder")
+    data_dir: Path = Field(default=Path(".barograph"), description="folder of everything embedded")
+    bootstrap_servers: str = Field(default="", description="Kafka brokers, host:port,…; empty: the embedded one")
+    kafka_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded broker; 0: a free one")
+    kafka_heap_mb: int = Field(default=512, ge=128, description="heap of the embedded broker, MiB")
+    clickhouse_url: str = Field(default="", description="ClickHouse HTTP address; empty: the embedded store")
+    store_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded store; 0: a free one")
+    lake_url: str = Field(default="", description="folder of the Parquet lake; empty: `lake` in the data folder")
     host: str = Field(
         "127.0.0.1", description="address that gateway and api bind; only loopback without authentication"
     )
-    gateway_port: int = Field(8761, ge=0, le=65535, description="port of the WebSocket gateway; 0: a free one")
-    api_port: int = Field(8760, ge=0, le=65535, description="port of api and console; 0: a free one")
-    partitions: int = Field(1, ge=1, le=1024, description="partitions of a new tape")
-    checkpoint_min_s: float = Field(1.0, gt=0, description="shortest time between two checkpoints, seconds")
-    checkpoint_max_s: float = Field(30.0, gt=0, description="longest time between two checkpoints, seconds")
-    metrics_port: int = Field(0, ge=0, le=65535, description="port of a stage's or sink's /metrics; 0: none")
+    gateway_port: int = Field(default=8761, ge=0, le=65535, description="port of the WebSocket gateway; 0: a free one")
+    api_port: int = Field(default=8760, ge=0, le=65535, description="port of api and console; 0: a free one")
+    partitions: int = Field(default=1, ge=1, le=1024, description="partitions of a new tape")
+    checkpoint_min_s: float = Field(default=1.0, gt=0, description="shortest time between two checkpoints, seconds")
+    checkpoint_max_s: float = Field(default=30.0, gt=0, description="longest time between two checkpoints, seconds")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="port of a stage's or sink's /metrics; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe message that is logged"
     )

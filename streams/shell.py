@@ -14,7 +14,7 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 import mode
@@ -118,9 +118,10 @@ class StageShell:
             supervisor_strategy=mode.CrashingSupervisor,  # the default leaves a failed partition silently stuck
         )(self._run)
         app.timer(min(0.25, timing.min_s))(self._tick)
-        app.on_rebalance_complete.connect(self._on_assigned, weak=False)
-        app.on_partitions_revoked.connect(self._on_leaving, weak=False)
-        app.on_before_shutdown.connect(self._on_leaving, weak=False)
+        signals: Any = app  # Faust types its signals too narrowly for handlers that ignore what they are sent
+        signals.on_rebalance_complete.connect(self._on_assigned, weak=False)
+        signals.on_partitions_revoked.connect(self._on_leaving, weak=False)
+        signals.on_before_shutdown.connect(self._on_leaving, weak=False)
 
     async def _on_assigned(self, _app: faust.App, **_: Any) -> None:
         """After every assignment, before Faust seeks: load each partition's newest state and start right after it."""
@@ -131,7 +132,7 @@ class StageShell:
         others = {tp: offset for tp, offset in Consumer.start_at.items() if tp.topic != self.source}
         Consumer.start_at = {**others, **starts}
         if starts:
-            await self.app.consumer._commit(starts)
+            await cast("Any", self.app.consumer)._commit(starts)
         log.info("%s owns %s", self.stage.name, {tp.partition: offset for tp, offset in starts.items()})
 
     async def _on_leaving(self, _app: faust.App, *_: Any, **__: Any) -> None:

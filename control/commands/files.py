@@ -1,5 +1,6 @@
 """Verbs on files, without any broker: verify, inspect, simulate, book, grid."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 from rich.console import Console
 
 from connectors import dbn_verify, simulate
-from connectors.inspect import inspect as inspect_file
+from connectors.dbn_inspect import inspect as inspect_file
 from control import offline, options
 from control.output import Output, rows
 from runtime.errors import UsageError
@@ -59,16 +60,16 @@ def simulate_file(
     """Write a synthetic DBN file of order events, labelled as such, from a documented model of order flow."""
     out = Output(as_json)
     with out.bar("simulating", "records") as advance:
-        written = simulate.write(
+        written = simulate.simulate(
             out_file, records=records, seed=seed, instruments=instruments, hours=hours, on_progress=advance
         )
-    out.result(written)
+    out.result(asdict(written))
 
 
 def book(
     file: options.File,
     out_file: Annotated[Path, typer.Option("--out", help="Parquet file to write")],
-    schema: Annotated[str, typer.Option("--schema", help="rows to write; mbp-10 has DBN's columns and units")] = "mbp-10",
+    schema: Annotated[str, typer.Option("--schema", help="rows: mbp-10, DBN's columns and units")] = "mbp-10",
     tick: options.Tick = None,
     as_json: options.Json = False,
 ) -> None:

@@ -1,15 +1,15 @@
 """Verbs of daily work: sql, status, doctor, reconcile."""
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console
 
 from control import health, options, query
-from control.output import Output, fields, rows
-from control.services import Services
+from control.output import Output, rows
+from control.services import Services, open_store
 from runtime.errors import AnswerIsNo, UsageError
 from runtime.object_store import LocalObjectStore
 from runtime.tapes import TapeStore
@@ -78,12 +78,13 @@ def reconcile(
     out = Output(as_json)
     manifest = TapeStore(LocalObjectStore(given.state_dir)).require(tape)
     with Services(given, out) as services:
-        report = reconcile_tape(manifest, line, services.kafka(), services.store(), given.lake_dir)
-
-    def human(console: Console) -> None:
-        console.print(fields(asdict(report)))
-
-    out.result(asdict(report), human)
+        lake = LocalObjectStore(given.lake_dir)
+        with closing(open_store(services.store())) as client:
+            report = reconcile_tape(manifest, line, services.kafka(), client=client, lake=lake)
+    found = {"missing": report.missing, "duplicate": report.duplicate, **asdict(report)}
+    titles = ("table", "topic rows", "store rows", "lake rows", "missing", "duplicate")
+    body = [(n, t.topic_rows, t.store_rows, t.lake_rows, t.missing, t.duplicate) for n, t in report.tables.items()]
+    out.result(found, lambda console: console.print(rows(titles, body)))
     if report.missing or report.duplicate:
         raise AnswerIsNo(
             f"tape {tape} has {report.missing} missing and {report.duplicate} duplicate rows",

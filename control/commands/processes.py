@@ -8,13 +8,14 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 import uvicorn
 
 from control import options
 from control.api import create_app
+from control.arrival import report_sink
 from control.embedded.kafka import EmbeddedKafka
 from control.embedded.store import EmbeddedStore
 from control.output import Output
@@ -42,9 +43,9 @@ def broker(port: options.Port = None, data: options.Data = None, as_json: option
     """Run the embedded Apache Kafka until Ctrl-C."""
     settings, out = options.settings(data_dir=data, kafka_port=port), Output(as_json)
     watch_lifeline()
-    embedded = EmbeddedKafka(settings.data_dir / "kafka", port=settings.kafka_port, heap_mb=settings.kafka_heap_mb)
-    with out.bar("Apache Kafka (first time)", "files") as advance:
-        embedded.on_progress = advance
+    folder, heap_mb = settings.data_dir / "kafka", settings.kafka_heap_mb
+    with out.bar("Apache Kafka (first time)", "bytes") as advance:
+        embedded = EmbeddedKafka(folder, port=settings.kafka_port, heap_mb=heap_mb, on_progress=advance)
         embedded.start()
     try:
         with _published(settings, "kafka", embedded.bootstrap_servers, out):
@@ -62,7 +63,7 @@ def store(port: options.Port = None, data: options.Data = None, as_json: options
     embedded = EmbeddedStore(settings.data_dir, settings.store_port)
     endpoint = _published(settings, "store", embedded.url, out)
     try:
-        embedded.serve(on_ready=endpoint.__enter__)
+        embedded.serve(on_ready=endpoint.announce)
     finally:
         endpoint.__exit__()
 
@@ -99,9 +100,20 @@ def sink(
         )
     )
     watch_lifeline()
+    if name != "clickhouse" and name != "lake":
+        raise UsageError(f"there is no sink {name!r}", remedy="use clickhouse or lake")
     manifest = TapeStore(LocalObjectStore(settings.state_dir)).require(tape)
     target = str(settings.lake_dir) if name == "lake" else settings.clickhouse_url or _find(settings, "store")
-    run_sink(name, manifest, line, settings.bootstrap_servers, target, settings.data_dir, _until_signal())
+    run_sink(
+        cast("Any", name),
+        manifest,
+        line,
+        bootstrap_servers=settings.bootstrap_servers,
+        target=target,
+        state_dir=settings.state_dir,
+        stop=_until_signal(),
+        on_progress=report_sink(settings.state_dir, manifest, line),
+    )
 
 
 def gateway(
@@ -171,9 +183,12 @@ class _published:  # noqa: N801  (a context manager used like a function)
     def __init__(self, settings: Settings, name: str, address: str, out: Output) -> None:
         self._endpoints, self._name, self._address, self._out = Endpoints(settings.data_dir), name, address, out
 
-    def __enter__(self) -> "_published":
+    def announce(self) -> None:
         self._endpoints.publish(self._name, self._address)
         self._out.result({self._name: self._address})
+
+    def __enter__(self) -> "_published":
+        self.announce()
         return self
 
     def __exit__(self, *_: object) -> None:
