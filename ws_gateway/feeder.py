@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,9 +145,9 @@ class KafkaFeeder:
         """Whether tapes were listed and their tails assigned once."""
         return self._ready
 
-    def start(self, hub: Hub) -> None:
+    def start(self, hub: Hub, on_failure: Callable[[Exception], None]) -> None:
         """Begin to read; called on the event loop's thread."""
-        self._hub = hub
+        self._hub, self._on_failure = hub, on_failure
         self._tapes = TapeStore(LocalObjectStore(self.state_dir))
         self._thread = threading.Thread(target=self._run, name="gateway-feeder", daemon=True)
         self._thread.start()
@@ -171,6 +171,9 @@ class KafkaFeeder:
                 heard = [h for raw in client.consume(CONSUME_MAX, timeout=CONSUME_S) if (h := self._take(client, raw))]
                 if heard:
                     self._hand_over(heard)
+        except Exception as error:
+            log.exception("reading from Kafka ended")
+            self._call(self._on_failure, error)  # a gateway that shows nothing new must not look healthy
         finally:
             client.close()
 

@@ -65,8 +65,8 @@ class Feeder(Protocol):
     def ready(self) -> bool:
         """Whether sources are being read."""
 
-    def start(self, hub: Hub) -> None:
-        """Begin; called on the event loop's thread."""
+    def start(self, hub: Hub, on_failure: Callable[[Exception], None]) -> None:
+        """Begin; called on the event loop's thread, as `on_failure` is when reading can never go on."""
 
     def stop(self) -> None:
         """End, and wait until it has."""
@@ -115,6 +115,7 @@ class Gateway:
         self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
         self._clients: set[_Client] = set()
         self._draining = False
+        self._failure: Exception | None = None
 
     async def run(
         self,
@@ -134,13 +135,19 @@ class Gateway:
         Raises:
             BarographError: the address is not loopback.
             PortTakenError: another process listens there.
+            Exception: whatever ended the feeder, after the clients were told.
         """
         check_bind(host)
         try:
             server = await self._listen(host, port)
         except OSError as error:
             raise PortTakenError(host, port) from error
-        self.feeder.start(self.hub)
+
+        def fail(error: Exception) -> None:
+            self._failure = error
+            stop.set()
+
+        self.feeder.start(self.hub, fail)
         ticker = asyncio.create_task(self._tick())
         try:
             on_ready(server.sockets[0].getsockname()[1])
@@ -151,6 +158,8 @@ class Gateway:
             server.close(close_connections=True)
             await server.wait_closed()
             await asyncio.to_thread(self.feeder.stop)
+        if self._failure is not None:
+            raise self._failure
 
     async def _listen(self, host: str, port: int) -> Server:
         return await listen(

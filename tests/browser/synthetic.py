@@ -168,7 +168,7 @@ class SyntheticFeeder:
     ready: bool = True
     sent: int = 0
 
-    def start(self, hub: Hub) -> None:
+    def start(self, hub: Hub, on_failure=None) -> None:
         self.hub = hub
         hub.set_tapes({self.tape: Tape("0" * 16, ("main",), self.instruments)})
         self.markets = {
