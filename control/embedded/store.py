@@ -35,9 +35,13 @@ FOLDER: Final = "store"
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
-ANSWER_S: Final = 5
-"""How long requests that have begun may take after the signal to leave. A supervisor kills after 10 s; an insert takes
-less than one. Longer would turn an orderly stop into a kill; much shorter would cut off inserts under load."""
+ANSWER_S: Final = 3.0
+"""How long statements that have begun may run on after the signal to leave; then they are cancelled and their clients
+told so. A supervisor kills after 10 s and an insert takes less than one: longer would turn an orderly stop into a kill,
+much shorter would cut off inserts under load."""
+
+LEAVE_S: Final = 7
+"""How long open requests may take in all, from the signal on; above `ANSWER_S` so that cancelled ones are answered."""
 
 START_S: Final = 60.0
 """How long a store in this process may take to open its folder; many parts on a cold disk take some seconds."""
@@ -98,7 +102,7 @@ class EmbeddedStore:
                     http="h11",
                     ws="none",
                     h11_max_incomplete_event_size=HEAD_BYTES_MAX,
-                    timeout_graceful_shutdown=ANSWER_S,
+                    timeout_graceful_shutdown=LEAVE_S,
                 )
                 self._server = _Server(config, on_ready)
                 with _signals(self.stop):
@@ -111,8 +115,17 @@ class EmbeddedStore:
     async def _run(self, engine: StoreEngine) -> None:
         assert self._server is not None
         self._server.should_exit = self._leaving
+        watch = asyncio.create_task(self._interrupt_late(engine, self._server))
         await self._server.serve(sockets=[self._socket])
-        engine.interrupt()  # what is still computing would keep its thread, and so the process
+        watch.cancel()
+
+    @staticmethod
+    async def _interrupt_late(engine: StoreEngine, server: uvicorn.Server) -> None:
+        """Cancel statements that outlast the signal to leave; their threads would keep the process."""
+        while not server.should_exit:
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(ANSWER_S)
+        await asyncio.to_thread(engine.interrupt)
 
     def stop(self) -> None:
         """Ask `serve` to return; may be called from any thread and from a signal handler."""

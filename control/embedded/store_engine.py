@@ -9,9 +9,7 @@ trace of earlier requests. A request that names a session gets the handle kept f
 An insert is pushed through chdb's streaming inserter in one piece, without a temporary file.
 """
 
-import fcntl
 import logging
-import os
 import re
 import threading
 import time
@@ -23,8 +21,8 @@ from typing import Any, Final
 
 import chdb
 
+from control.embedded.folder_lock import FolderLock
 from control.embedded.store_sql import SESSION_IS_LOCKED, Statement, engine_error, refusal
-from runtime.errors import FolderInUseError
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +96,9 @@ class StoreEngine:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(folder, "a store")  # chdb locks it too, but does not say so in words
+        self._lock.acquire()
         self._path = str(folder.resolve())
-        self._lock_file = _lock(folder)
         self._root = chdb.connect(self._path)  # keeps the engine alive between requests
         self._sessions: dict[str, _Session] = {}
         self._guard = threading.Lock()
@@ -154,7 +152,7 @@ class StoreEngine:
                 session.handle.close()
             self._sessions.clear()
         self._root.close()
-        os.close(self._lock_file)
+        self._lock.release()
 
     def _insert(self, handle: Any, statement: Statement) -> Answer:
         started = time.monotonic_ns()
@@ -254,17 +252,3 @@ def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
     except (RuntimeError, chdb.ChdbError) as error:
         raise engine_error(str(error)) from error
-
-
-def _lock(folder: Path) -> int:
-    """Own the folder, or say who does. chdb locks it too, but does not say so in words."""
-    handle = os.open(folder / ".owner", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(handle, 32).decode(errors="replace").strip()
-        os.close(handle)
-        raise FolderInUseError(folder, "a store", int(owner) if owner.isdigit() else None) from error
-    os.ftruncate(handle, 0)
-    os.write(handle, f"{os.getpid()}\n".encode())
-    return handle

@@ -1,0 +1,138 @@
+"""What a sink is made of: the lane it reads, the batch it writes, and what it promises.
+
+A *lane* is one partition of one stream. Its accepted messages are cut into *batches*, contiguous ranges of places; a
+*place* is (`seq`, `part`), the number of a message for ever. A sink promises two things about a batch: when `write`
+returns, its rows survive a crash; writing the same batch again changes nothing. On these two everything else rests.
+
+    config      `Limits` and what a sink is constructed with
+    builder     pure: `sinks.rows` makes rows of a batch; a sink makes its request or object of them
+    service     the sink's `write`: I/O, with a table of what is retried and why
+    pipeline    `sinks.runner`: consume, judge, batch, plan, write, advance
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from threading import Event
+from typing import Protocol
+
+from schemas.message import Message
+from sinks.batcher import Limits
+from sinks.tables import TableSpec
+
+Place = tuple[int, int]
+"""(seq, part) of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One partition of one stream of a tape and line.
+
+    Attributes:
+        tape, tape_id: the tape's name, and its random id, new when the tape is replaced.
+        line: the line that is served; raw streams belong to none.
+        table: what its rows are.
+        partition: the partition.
+    """
+
+    tape: str
+    tape_id: str
+    line: str
+    table: TableSpec
+    partition: int
+
+    @property
+    def topic(self) -> str:
+        """The topic it reads."""
+        return self.table.topic_name(self.tape, self.line)
+
+    @property
+    def row_line(self) -> str:
+        """What its rows carry as line."""
+        return self.table.line(self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message that was accepted, with its place."""
+
+    message: Message
+    seq: int
+    part: int
+
+    @property
+    def rows(self) -> int:
+        """Rows that it holds, as its headers say."""
+        return rows_of(self.message)
+
+
+def rows_of(message: Message) -> int:
+    """Rows of a message; raw definitions, clocks and ends have none."""
+    return message.envelope.count if message.value and message.envelope.schema != "definition" else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A contiguous range of a lane's messages; never empty."""
+
+    lane: Lane
+    entries: Sequence[Entry]
+
+    @property
+    def first(self) -> Place:
+        """Place of the first message."""
+        return self.entries[0].seq, self.entries[0].part
+
+    @property
+    def last(self) -> Place:
+        """Place of the last message."""
+        return self.entries[-1].seq, self.entries[-1].part
+
+    @property
+    def rows(self) -> int:
+        """Rows in all messages."""
+        return sum(entry.rows for entry in self.entries)
+
+    @property
+    def token(self) -> str:
+        """Name of the batch, equal whenever it is written: `tape_id:stream:partition:first-last:schema`.
+
+        The stream is named with its line, and the schema by its version and a hash of the columns, so that two lines
+        and two declarations never share a token.
+        """
+        table = self.lane.table
+        columns = sha256(repr([(c.name, c.dtype) for c in table.columns]).encode()).hexdigest()[:8]
+        (seq, part), (last_seq, last_part) = self.first, self.last
+        return (
+            f"{self.lane.tape_id}:{self.lane.row_line}.{table.name}:{self.lane.partition}:"
+            f"{seq}.{part}-{last_seq}.{last_part}:v{table.topic.version}-{columns}"
+        )
+
+
+class Sink(Protocol):
+    """A store that batches are written to."""
+
+    name: str
+    limits: Limits
+
+    def open(self, stop: Event) -> str:
+        """Wait until the target can be used, make what it needs, and give its identity.
+
+        The identity is random and lies in the target: progress is kept under it, so a target that was emptied or
+        exchanged is filled from the start.
+        """
+
+    def write(self, batch: Batch, stop: Event) -> None:
+        """Write a batch durably; no effect if it is already there.
+
+        Raises:
+            StoppedError: `stop` was set before it was confirmed.
+            BarographError: the target refuses it for good.
+        """
+
+    def close(self) -> None:
+        """Let go of the target."""
+
+
+class StoppedError(Exception):
+    """The sink was asked to stop while it waited; what it was doing will be done again."""

@@ -1,0 +1,182 @@
+"""ClickHouse sink: a batch becomes one insert, named by its token.
+
+    config    limits below, the address
+    builder   `build_insert`: rows to one Arrow stream, pure
+    service   `ClickHouseSink.write`: the insert, retried by `sinks.retry`
+
+The same code writes to the embedded store and to a server or cluster; only the address differs. The block is sent as
+one record batch with block limits out of its way, so that the server sees one block, which it takes whole or not.
+"""
+
+import io
+import logging
+from dataclasses import dataclass
+from threading import Event
+from typing import Final
+
+import clickhouse_connect
+import pyarrow as pa
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import (
+    ClickHouseError,
+    DataError,
+    Error,
+    InterfaceError,
+    NotSupportedError,
+    ProgrammingError,
+)
+
+from runtime.errors import BarographError
+from sinks.base import Batch, StoppedError
+from sinks.batcher import Limits
+from sinks.ddl import apply_ddl
+from sinks.retry import FATAL, Backoff, may_pass
+from sinks.rows import build_rows
+
+log = logging.getLogger(__name__)
+
+LIMITS: Final = Limits(rows=100_000, bytes=32 << 20, age_s=0.5)
+"""100,000 raw rows or 2,000 bins of 17 kB a block, measured at 0.1 to 0.7 s each. Larger blocks gain nothing and hold
+three times their size in memory; below 10,000 rows the cost per block shows. Age is what a reader of SQL waits."""
+
+INSERT_TIMEOUT_S: Final = 60
+"""How long an insert may take before its outcome counts as unknown. It takes below 1 s; a store that is merging a large
+part, or a laptop that slept, takes some. Shorter would repeat inserts that are still under way."""
+
+_SETTINGS: Final = {
+    "async_insert": 0,  # an acknowledgement must mean "written", and tokens belong to synchronous inserts
+    "insert_deduplicate": 1,
+    "max_insert_block_size": 1 << 40,
+    "min_insert_block_size_rows": 1 << 40,
+    "min_insert_block_size_bytes": 1 << 40,
+    "max_partitions_per_insert_block": 0,
+}
+
+
+_OURS: Final = (DataError, InterfaceError, NotSupportedError, ProgrammingError)
+"""Errors that the client raises about how it is used; they carry no code and never pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """One insert: table, its columns, an Arrow stream of one record batch, and the name of the block."""
+
+    table: str
+    columns: tuple[str, ...]
+    body: bytes
+    token: str
+
+
+class RefusedError(BarographError):
+    """ClickHouse refuses an insert for good.
+
+    Args:
+        batch: the batch's token.
+        code: ClickHouse's error code; None if it gave none.
+        text: what it said.
+    """
+
+    def __init__(self, batch: str, code: int | None, text: str) -> None:
+        self.batch, self.code = batch, code
+        why = FATAL.get(code or 0, "unexpected")
+        super().__init__(
+            f"ClickHouse refuses batch {batch}: {text.strip()[:300]} ({why})",
+            remedy="mend the database, then start the sink again: it goes on with this batch",
+        )
+
+
+def connect(url: str, timeout_s: int = INSERT_TIMEOUT_S) -> Client:
+    """A client for a ClickHouse address, e.g. `http://user:password@host:8123/database`.
+
+    Raises:
+        ClickHouseError: nobody answers there, or the login is wrong.
+    """
+    return clickhouse_connect.get_client(
+        dsn=url,
+        compress=False,
+        query_retries=0,
+        connect_timeout=5,
+        send_receive_timeout=timeout_s,
+        autogenerate_session_id=False,
+    )
+
+
+def build_insert(batch: Batch) -> Insert | None:
+    """The insert of a batch; None if it holds no rows.
+
+    Raises:
+        BadMessageError: a message of it is not what it should be.
+    """
+    rows = build_rows(batch)
+    if not rows.num_rows:
+        return None
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=rows.num_rows)
+    return Insert(batch.lane.table.name, tuple(rows.schema.names), sink.getvalue(), batch.token)
+
+
+class ClickHouseSink:
+    """Batches into ClickHouse.
+
+    Args:
+        url: where it answers.
+        limits: when a batch is due.
+    """
+
+    name = "clickhouse"
+
+    def __init__(self, url: str, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self._url = url
+        self._client: Client | None = None
+
+    def open(self, stop: Event) -> str:
+        """Wait for the server, bring its tables up to date, and give its identity."""
+        backoff = Backoff()
+        while True:
+            try:
+                return apply_ddl(self._connected()).identity
+            except ClickHouseError as error:
+                self._wait_or_raise("tables", error, backoff, stop)
+
+    def write(self, batch: Batch, stop: Event) -> None:
+        """Insert a batch; a repeat of it is dropped by the server."""
+        insert = build_insert(batch)
+        if insert is None:
+            return
+        backoff = Backoff()
+        while True:
+            try:
+                self._connected().raw_insert(
+                    insert.table,
+                    insert.columns,
+                    insert.body,
+                    settings={**_SETTINGS, "insert_deduplication_token": insert.token},
+                    fmt="ArrowStream",
+                )
+                return
+            except ClickHouseError as error:
+                self._wait_or_raise(insert.token, error, backoff, stop)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = connect(self._url)
+        return self._client
+
+    def _wait_or_raise(self, what: str, error: ClickHouseError, backoff: Backoff, stop: Event) -> None:
+        code = error.code if isinstance(error, Error) else None
+        if isinstance(error, _OURS) or not may_pass(code):
+            raise RefusedError(what, code, str(error)) from error
+        pause_s = backoff.next_s()
+        if backoff.tries in (1, 5) or backoff.tries % 20 == 0:
+            log.warning("%s: not confirmed by ClickHouse, try %d: %.200s", what, backoff.tries, error)
+        self.close()
+        if stop.wait(pause_s):
+            raise StoppedError

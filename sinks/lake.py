@@ -1,0 +1,112 @@
+"""Lake sink: a batch becomes one Parquet object, named by its range.
+
+    config    limits below, the store of objects
+    builder   `object_name` and `sinks.lake_object`, pure
+    service   `LakeSink.write`: one put, which is all or nothing, retried when the disk or the bucket says no
+
+The name says topic, tape id, partition and range, so it is known before the object is written: a repeat after a crash
+puts the same bytes under the same name. Objects of a partition sort by name in the order of their messages:
+
+    TOPIC/TAPE_ID/PARTITION/SEQ.PART-SEQ.PART.parquet      numbers padded with zeros
+"""
+
+import logging
+import re
+import secrets
+from dataclasses import dataclass
+from threading import Event
+from typing import Final
+
+from runtime.object_store import ObjectStore
+from sinks.base import Batch, Lane, Place, StoppedError
+from sinks.batcher import Limits
+from sinks.lake_object import encode_object
+from sinks.retry import Backoff
+
+log = logging.getLogger(__name__)
+
+LIMITS: Final = Limits(rows=1_000_000, bytes=48 << 20, age_s=5.0)
+"""Objects are for scans: 48 MiB of values are about 20 MB of Parquet. Age is what a reader of the lake waits; below
+some seconds a quiet tape would fill the lake with files of a few rows."""
+
+IDENTITY: Final = "identity"
+"""Object that holds the lake's random identity."""
+
+_NAME: Final = re.compile(r"(?P<seq>\d{19})\.(?P<part>\d{6})-(?P<last>\d{19})\.(?P<last_part>\d{6})\.parquet")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectRange:
+    """First and last place in an object, and its name."""
+
+    first: Place
+    last: Place
+    name: str
+
+
+def folder_of(lane: Lane) -> str:
+    """Prefix of the names of a lane's objects."""
+    return f"{lane.topic}/{lane.tape_id}/{lane.partition:05d}/"
+
+
+def object_name(batch: Batch) -> str:
+    """The name of a batch's object."""
+    (seq, part), (last, last_part) = batch.first, batch.last
+    return f"{folder_of(batch.lane)}{seq:019d}.{part:06d}-{last:019d}.{last_part:06d}.parquet"
+
+
+def objects_of(store: ObjectStore, lane: Lane) -> list[ObjectRange]:
+    """A lane's objects, in the order of their messages."""
+    out = []
+    for name in store.names(folder_of(lane)):
+        match = _NAME.fullmatch(name.rpartition("/")[2])
+        if match:
+            first = int(match["seq"]), int(match["part"])
+            out.append(ObjectRange(first, (int(match["last"]), int(match["last_part"])), name))
+    return sorted(out)
+
+
+def drop_tape(store: ObjectStore, tape: str, line: str | None = None) -> None:
+    """Delete the objects of a tape, or of one of its lines (the raw ones then stay)."""
+    for name in list(store.names()):
+        words = name.split("/")[0].split(".")  # TAPE.STREAM.vN or TAPE.LINE.STREAM.vN
+        if words[0] == tape and (line is None or (len(words) == 4 and words[1] == line)):
+            store.delete(name)
+
+
+class LakeSink:
+    """Batches into a store of objects.
+
+    Args:
+        store: where objects are put.
+        limits: when a batch is due.
+    """
+
+    name = "lake"
+
+    def __init__(self, store: ObjectStore, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self._store = store
+
+    def open(self, stop: Event) -> str:
+        """Give the lake's identity, made if it has none."""
+        self._store.put_new(IDENTITY, secrets.token_hex(8).encode())
+        return (self._store.get(IDENTITY) or b"").decode()
+
+    def write(self, batch: Batch, stop: Event) -> None:
+        """Put a batch's object; a repeat replaces it by equal bytes."""
+        name, data = object_name(batch), encode_object(batch)
+        backoff = Backoff()
+        while True:
+            try:
+                self._store.put(name, data)
+                return
+            except OSError as error:  # disk full, folder away, bucket unreachable: all may pass
+                pause_s = backoff.next_s()
+                if backoff.tries in (1, 5) or backoff.tries % 20 == 0:
+                    log.warning("%s: cannot be written, try %d: %s", name, backoff.tries, error)
+                if stop.wait(pause_s):
+                    raise StoppedError from error
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,312 @@
+"""The pipeline of every sink: consume, judge, batch, plan, write, advance.
+
+One process serves one tape and line with one sink, all streams in one loop. There is no consumer group: partitions are
+assigned explicitly and read from where the sink's own progress says. While a write is retried nothing is consumed;
+Kafka keeps what waits and the client's queue is bounded, so memory is too.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
+from typing import Any, Final, Literal
+
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+
+from runtime.clock import Clock, WallClock
+from runtime.errors import BarographError
+from runtime.kafka import consumer, to_message
+from runtime.object_store import LocalObjectStore
+from runtime.sequence import Sequence, Verdict
+from runtime.tapes import Manifest
+from runtime.telemetry import SINK_ROWS, SINK_SECONDS
+from schemas.envelope import crc32
+from schemas.message import Message
+from sinks.base import Batch, Entry, Lane, Place, Sink, StoppedError
+from sinks.batcher import Batcher
+from sinks.clickhouse import ClickHouseSink
+from sinks.lake import LakeSink
+from sinks.progress import Progress, ProgressStore
+from sinks.rows import BadMessageError
+from sinks.tables import TABLES
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 0.05
+"""Longest wait for messages: how late a batch's age is noticed, and how long a stop takes."""
+
+POLL_MESSAGES: Final = 16
+"""Messages taken at once; at 4 MiB a message they are 64 MiB, which is what the client's own queue holds."""
+
+LOOK_S: Final = 0.5
+"""How often the progress of a lane that another process writes is looked at."""
+
+_PASSING: Final = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
+
+Name = Literal["clickhouse", "lake"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneReport:
+    """How far a lane is: its stream and partition, confirmed rows, place expected next, instruments that ended."""
+
+    stream: str
+    partition: int
+    rows: int
+    next_place: Place
+    ended: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkReport:
+    """How far a sink is, in all lanes."""
+
+    sink: str
+    lanes: tuple[LaneReport, ...]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Confirmed rows by table."""
+        out: dict[str, int] = {}
+        for lane in self.lanes:
+            out[lane.stream] = out.get(lane.stream, 0) + lane.rows
+        return out
+
+    def drained(self, partition_of: Mapping[str, int]) -> bool:
+        """Whether the `end` of every instrument is confirmed in every stream.
+
+        Args:
+            partition_of: instrument → partition, as the manifest has it; none at all is not drained.
+        """
+        done = {(lane.stream, lane.partition, name) for lane in self.lanes for name in lane.ended}
+        streams = {lane.stream for lane in self.lanes}
+        needed = {(stream, number, name) for stream in streams for name, number in partition_of.items()}
+        return bool(needed) and needed <= done
+
+
+@dataclass(slots=True)
+class _LaneState:
+    """A lane under way: what is confirmed, what is expected next, what is held."""
+
+    lane: Lane
+    base: int
+    progress: Progress
+    sequence: Sequence
+    batcher: Batcher
+    entries: list[Entry] = field(default_factory=list)
+
+    def take(self, message: Message, now_s: float) -> None:
+        """Judge a message; if it is the expected one, hold it.
+
+        Raises:
+            HoleError: messages before it are missing.
+            ConflictError: it was there before, with other bytes.
+            BadMessageError: its bytes are not those that its producer sent.
+        """
+        envelope = message.envelope
+        raw = self.lane.table.raw
+        seq, part = (message.offset + self.base, 0) if raw else (envelope.seq, envelope.part)
+        last = True if raw else envelope.last
+        verdict = self.sequence.check(seq, part, last=last, run=envelope.run, crc32=envelope.crc32)
+        if verdict is Verdict.REPEAT:
+            return
+        entry = Entry(message, seq, part)
+        if crc32(message.value) != envelope.crc32:
+            raise BadMessageError(entry, "the value does not have the checksum that its header gives")
+        self.entries.append(entry)
+        self.batcher.add(entry.rows, len(message.value), now_s, urgent=envelope.kind == "end" and last)
+
+    def due(self, now_s: float) -> bool:
+        """Whether to write now: where the plan ends if there is one, else as the batcher says."""
+        plan = self.progress.plan
+        if plan is None:
+            return self.batcher.due(now_s)
+        return bool(self.entries) and (self.entries[-1].seq, self.entries[-1].part) == plan[1]
+
+    def must_write(self) -> bool:
+        """Whether no further message may join the batch."""
+        return self.batcher.full() if self.progress.plan is None else self.due(0.0)
+
+    def report(self) -> LaneReport:
+        """How far it is."""
+        done = self.progress
+        return LaneReport(self.lane.table.name, self.lane.partition, done.rows, done.next_place, done.ended)
+
+
+class SinkRunner:
+    """One sink on one tape and line.
+
+    Args:
+        sink: where batches go.
+        manifest: the tape; its partitions, bases and topic ids are used.
+        line: the line.
+        bootstrap_servers: Kafka.
+        state: where progress is kept.
+        clock: age of batches.
+        open_consumer: makes the Kafka client from the servers' addresses.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        manifest: Manifest,
+        line: str,
+        bootstrap_servers: str,
+        state: LocalObjectStore,
+        clock: Clock | None = None,
+        open_consumer: Callable[[str], Any] = consumer,
+    ) -> None:
+        self._sink = sink
+        self._manifest = manifest
+        self._line = line
+        self._bootstrap_servers = bootstrap_servers
+        self._state = state
+        self._clock = clock or WallClock()
+        self._open_consumer = open_consumer
+        self._lanes: dict[tuple[str, int], _LaneState] = {}
+        self._followed: list[Lane] = []
+        self._told: SinkReport | None = None
+        self._look_at_s = 0.0
+
+    def run(self, stop: Event, on_progress: Callable[[SinkReport], None] | None = None) -> None:
+        """Serve until `stop` is set. What is held then is read again next time.
+
+        Raises:
+            BarographError: a hole, a conflict, a message or a target that cannot go on.
+        """
+        try:
+            # 1. Make the target ready; its identity names our progress.
+            identity = self._sink.open(stop)
+            with closing(ProgressStore(self._state, self._sink.name, identity)) as store:
+                # 2. Claim the lanes, and read each from where its progress says.
+                self._claim_lanes(store)
+                with closing(self._open_consumer(self._bootstrap_servers)) as client:
+                    client.assign([self._start_of(state) for state in self._lanes.values()])
+                    while not stop.is_set():
+                        # 3. Take what there is; judge each message: repeats go, holes stop us, the rest is held.
+                        for raw in client.consume(POLL_MESSAGES, POLL_S):
+                            if (message := _usable(raw)) is None:
+                                continue
+                            state = self._lanes[message.topic, message.partition]
+                            state.take(message, self._clock.monotonic_s())
+                            if state.must_write():
+                                self._write(state, store, stop)
+                        # 4. Write what is old enough or ended: plan, write, advance.
+                        for state in self._lanes.values():
+                            if state.due(self._clock.monotonic_s()):
+                                self._write(state, store, stop)
+                        # 5. Tell how far we are.
+                        self._tell(store, on_progress)
+        except StoppedError:
+            log.info("%s stopped while it waited for its target; it will do the same again", self._sink.name)
+        finally:
+            self._sink.close()
+
+    def _claim_lanes(self, store: ProgressStore) -> None:
+        manifest = self._manifest
+        for table in TABLES.values():
+            for partition in range(manifest.partitions):
+                lane = Lane(manifest.tape, manifest.tape_id, self._line, table, partition)
+                if store.claim(lane):
+                    self._lanes[lane.topic, partition] = self._state_of(lane, store)
+                elif table.raw:
+                    self._followed.append(lane)
+                else:
+                    raise BarographError(
+                        f"another {self._sink.name} sink writes {lane.topic}[{partition}]",
+                        remedy="use that one or stop it",
+                    )
+
+    def _state_of(self, lane: Lane, store: ProgressStore) -> _LaneState:
+        base = self._manifest.base[lane.partition]
+        topic_id = self._manifest.topic_ids.get(lane.topic, "")
+        progress = store.load(lane) or Progress(seq=base, topic_id=topic_id)
+        if progress.topic_id != topic_id:
+            progress = replace(progress, offset=0, topic_id=topic_id)
+        where = f"{lane.topic}[{lane.partition}]"
+        return _LaneState(
+            lane, base, progress, Sequence(where, progress.seq, progress.part), Batcher(self._sink.limits)
+        )
+
+    @staticmethod
+    def _start_of(state: _LaneState) -> TopicPartition:
+        return TopicPartition(state.lane.topic, state.lane.partition, state.progress.offset or OFFSET_BEGINNING)
+
+    def _write(self, state: _LaneState, store: ProgressStore, stop: Event) -> None:
+        """Write what a lane holds, so that a crash at any point is mended by doing the same again."""
+        batch = Batch(state.lane, tuple(state.entries))
+        # 1. Write down the range, so that a repeat is the same batch under the same name.
+        state.progress = state.progress.planning(batch)
+        store.save(state.lane, state.progress)
+        # 2. Write the data, and wait until it is confirmed.
+        started = time.perf_counter()
+        self._sink.write(batch, stop)
+        SINK_SECONDS.labels(self._sink.name).observe(time.perf_counter() - started)
+        SINK_ROWS.labels(self._sink.name, state.lane.table.name).inc(batch.rows)
+        # 3. Advance.
+        state.progress = state.progress.after(batch, (state.sequence.next_seq, state.sequence.next_part))
+        store.save(state.lane, state.progress)
+        state.entries.clear()
+        state.batcher.clear()
+
+    def _tell(self, store: ProgressStore, on_progress: Callable[[SinkReport], None] | None) -> None:
+        if on_progress is None:
+            return
+        reports = [state.report() for state in self._lanes.values()]
+        now_s = self._clock.monotonic_s()
+        if self._followed and now_s < self._look_at_s:
+            return
+        self._look_at_s = now_s + LOOK_S
+        for lane in self._followed:
+            done = store.load(lane) or Progress()
+            reports.append(LaneReport(lane.table.name, lane.partition, done.rows, done.next_place, done.ended))
+        report = SinkReport(self._sink.name, tuple(reports))
+        if report != self._told:
+            self._told = report
+            on_progress(report)
+
+
+def run_sink(
+    name: Name,
+    manifest: Manifest,
+    line: str,
+    *,
+    bootstrap_servers: str,
+    target: str,
+    state_dir: Path,
+    stop: Event,
+    on_progress: Callable[[SinkReport], None] | None = None,
+) -> None:
+    """Fill ClickHouse or the lake from the topics of a tape and line until `stop` is set.
+
+    Args:
+        name: which sink.
+        manifest: the tape.
+        line: the line.
+        bootstrap_servers: Kafka.
+        target: ClickHouse's address (`http://host:port`), or the lake's folder.
+        state_dir: folder of progress files.
+        stop: set it to make this return.
+        on_progress: called from this thread at the start and whenever more is confirmed.
+
+    Raises:
+        BarographError: a hole, a conflict, a message or a target that cannot go on.
+    """
+    sink: Sink = ClickHouseSink(target) if name == "clickhouse" else LakeSink(LocalObjectStore(Path(target)))
+    SinkRunner(sink, manifest, line, bootstrap_servers, LocalObjectStore(state_dir)).run(stop, on_progress)
+
+
+def _usable(raw: Any) -> Message | None:
+    """The message, or None for an error that the client mends by itself.
+
+    Raises:
+        BarographError: an error that stays.
+    """
+    error = raw.error()
+    if error is not None and (error.retriable() or error.code() in _PASSING):
+        log.warning("reading %s: %s", raw.topic(), error.str())
+        return None
+    return to_message(raw)

@@ -1,0 +1,236 @@
+"""The pipeline against a made-up broker and a store in memory, crashing wherever it can."""
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from runtime.errors import BarographError
+from runtime.object_store import LocalObjectStore
+from runtime.sequence import ConflictError, HoleError
+from sinks.base import Batch, Lane
+from sinks.batcher import Limits
+from sinks.progress import ProgressStore
+from sinks.rows import BadMessageError
+from sinks.runner import SinkReport, SinkRunner
+from sinks.tables import TABLES
+from tests.unit.sinks.messages import FakeConsumer, Made, first_of_each, make_tape, manifest
+
+TAPE = manifest()
+INSTRUMENTS = {name: known.partition for name, known in TAPE.instruments.items()}
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies keeps what it wrote; only power cuts need fsync, and thousands of them take minutes."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+class CrashError(Exception):
+    """The process died."""
+
+
+class StepClock:
+    """A clock that moves when it is read, by uneven steps, so that batches are cut by age at odd places."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._now_s = 0.0
+
+    def now_ns(self) -> int:
+        return int(self._now_s * 1e9)
+
+    def monotonic_s(self) -> float:
+        self._now_s += self._random.random() * 0.1
+        return self._now_s
+
+
+class MemorySink:
+    """Keeps batches by token, as a store that drops repeats does; may die before or after it kept one."""
+
+    name = "memory"
+
+    def __init__(self, kept: dict[str, Batch], dice: Callable[[], float], limits: Limits) -> None:
+        self.kept, self._dice, self.limits = kept, dice, limits
+
+    def open(self, stop: Event) -> str:
+        return "identity"
+
+    def write(self, batch: Batch, stop: Event) -> None:
+        if self._dice() < 0.1:
+            raise CrashError
+        known = self.kept.setdefault(batch.token, batch)
+        assert list(known.entries) == list(batch.entries), "one name, two contents"
+        if self._dice() < 0.1:
+            raise CrashError
+
+    def close(self) -> None:
+        pass
+
+
+class CrashingState(LocalObjectStore):
+    """Files of which a put may be the last thing that happens, or not happen at all."""
+
+    def __init__(self, root: Path, dice: Callable[[], float]) -> None:
+        super().__init__(root)
+        self._dice = dice
+
+    def put(self, name: str, data: bytes) -> None:
+        if self._dice() < 0.05:
+            raise CrashError
+        super().put(name, data)
+        if self._dice() < 0.05:
+            raise CrashError
+
+
+def serve(made: Made, sink: MemorySink, state: LocalObjectStore, seed: int, polls: int = 2_000) -> SinkReport:
+    """Run until everything is drained, or the process dies."""
+    stop = Event()
+    last: list[SinkReport] = []
+    consumers = [FakeConsumer(made)]
+    original = consumers[0].consume
+    left = iter(range(polls))
+
+    def consume(count: int, timeout: float):
+        if next(left, None) is None:
+            stop.set()
+        return original(count, timeout)
+
+    consumers[0].consume = consume  # type: ignore[method-assign]
+
+    def tell(report: SinkReport) -> None:
+        last.append(report)
+        if report.drained(INSTRUMENTS):
+            stop.set()
+
+    runner = SinkRunner(sink, TAPE, "main", "", state, StepClock(seed), lambda _: consumers[0])
+    runner.run(stop, tell)
+    return last[-1]
+
+
+def everything(made: Made, kept: dict[str, Batch]) -> None:
+    """Each message of each topic lies in exactly one batch, and in order."""
+    for table in TABLES.values():
+        topic = table.topic_name("t1", "main")
+        wanted = first_of_each(made.topics[topic], table.raw)
+        batches = sorted((b for b in kept.values() if b.lane.topic == topic), key=lambda b: b.first)
+        found = [((e.seq, e.part), e.message) for b in batches for e in b.entries]
+        assert [place for place, _ in found] == sorted(wanted)
+        assert dict(found) == wanted
+
+
+LIMITS = Limits(rows=60, bytes=4_000, age_s=0.5)
+
+
+def test_everything_arrives_once(tmp_path: Path) -> None:
+    made = make_tape(repeats=True)
+    kept: dict[str, Batch] = {}
+    report = serve(made, MemorySink(kept, lambda: 1.0, LIMITS), LocalObjectStore(tmp_path), 1)
+    everything(made, kept)
+    assert report.drained(INSTRUMENTS)
+    assert report.rows["mbo"] == sum(m.envelope.count for m in made.topics["t1.mbo.v1"] if m.envelope.kind == "data")
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_nothing_is_lost_or_twice_wherever_it_dies(tmp_path: Path, seed: int) -> None:
+    made = make_tape(seed, blocks=30, repeats=True)
+    dice = random.Random(seed)
+    kept: dict[str, Batch] = {}
+    for life in range(1_000):
+        state = CrashingState(tmp_path, dice.random)
+        try:
+            report = serve(made, MemorySink(kept, dice.random, LIMITS), state, seed * 1_000 + life)
+        except CrashError:
+            continue
+        if report.drained(INSTRUMENTS):
+            break
+    everything(made, kept)
+    assert life > 1
+
+
+def test_a_finished_tape_is_drained_at_once_when_started_again(tmp_path: Path) -> None:
+    made = make_tape()
+    kept: dict[str, Batch] = {}
+    for _ in range(2):
+        report = serve(made, MemorySink(kept, lambda: 1.0, LIMITS), LocalObjectStore(tmp_path), 1)
+        assert report.drained(INSTRUMENTS)
+    everything(made, kept)
+
+
+def test_a_tape_without_ends_is_not_drained(tmp_path: Path) -> None:
+    made = make_tape()
+    for topic, messages in made.topics.items():
+        made.topics[topic] = [m for m in messages if m.envelope.kind != "end"]
+    report = serve(made, MemorySink({}, lambda: 1.0, LIMITS), LocalObjectStore(tmp_path), 1, polls=60)
+    assert not report.drained(INSTRUMENTS)
+    assert not report.drained({})
+
+
+def test_a_hole_is_refused_with_its_range(tmp_path: Path) -> None:
+    made = make_tape()
+    bins = made.topics["t1.main.bins.v1"]
+    gone = [m for m in bins if m.envelope.seq != 4]
+    made.topics["t1.main.bins.v1"] = [replace(m, offset=at) for at, m in enumerate(gone)]
+    with pytest.raises(HoleError, match=r"4\.0 to before 5\.0 are missing"):
+        serve(made, MemorySink({}, lambda: 1.0, LIMITS), LocalObjectStore(tmp_path), 1)
+
+
+def test_two_contents_of_one_place_stop_it(tmp_path: Path) -> None:
+    made = make_tape()
+    bins = made.topics["t1.main.bins.v1"]
+    first = bins[0]
+    other = replace(first, offset=len(bins), envelope=replace(first.envelope, crc32=first.envelope.crc32 ^ 1))
+    bins.append(other)
+    with pytest.raises(ConflictError):
+        serve(made, MemorySink({}, lambda: 1.0, Limits(10**9, 10**9, 1e9)), LocalObjectStore(tmp_path), 1)
+
+
+def test_a_value_with_a_wrong_checksum_stops_it(tmp_path: Path) -> None:
+    made = make_tape()
+    raw = made.topics["t1.mbo.v1"]
+    at = next(i for i, m in enumerate(raw) if m.envelope.kind == "data")
+    raw[at] = replace(raw[at], value=raw[at].value[:-1] + bytes([raw[at].value[-1] ^ 1]))
+    with pytest.raises(BadMessageError, match="checksum"):
+        serve(made, MemorySink({}, lambda: 1.0, LIMITS), LocalObjectStore(tmp_path), 1)
+
+
+def test_a_lane_of_another_process_is_refused_or_followed(tmp_path: Path) -> None:
+    made = make_tape()
+    kept: dict[str, Batch] = {}
+    state = LocalObjectStore(tmp_path)
+    serve(made, MemorySink(kept, lambda: 1.0, LIMITS), state, 1)
+    other = ProgressStore(state, "memory", "identity")
+    raw = Lane(TAPE.tape, TAPE.tape_id, "main", TABLES["mbo"], 0)
+    assert other.claim(raw)
+    report = serve(made, MemorySink(kept, lambda: 1.0, LIMITS), state, 1)
+    assert report.drained(INSTRUMENTS)
+    assert other.claim(replace(raw, table=TABLES["bins"]))
+    with pytest.raises(BarographError, match="another memory sink writes"):
+        serve(made, MemorySink(kept, lambda: 1.0, LIMITS), state, 1)
+    other.close()
+
+
+def test_a_new_topic_of_the_same_tape_is_read_from_its_start(tmp_path: Path) -> None:
+    made = make_tape()
+    kept: dict[str, Batch] = {}
+    state = LocalObjectStore(tmp_path)
+    serve(made, MemorySink(kept, lambda: 1.0, LIMITS), state, 1)
+    before = dict(kept)
+    renewed = replace(TAPE, topic_ids={"t1.main.bins.v1": "another"})
+    consumer = FakeConsumer(made)
+    stop = Event()
+    reports: list[SinkReport] = []
+
+    def tell(report: SinkReport) -> None:
+        reports.append(report)
+        stop.set()
+
+    SinkRunner(MemorySink(kept, lambda: 1.0, LIMITS), renewed, "main", "", state, None, lambda _: consumer).run(
+        stop, tell
+    )
+    assert kept == before
+    assert reports[-1].drained(INSTRUMENTS)
