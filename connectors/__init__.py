@@ -4,7 +4,7 @@ How a DBN file becomes messages on a tape, in reading order:
 
 1. `zstd_frames` → `dbn_records` (with `dbn_metadata`): bytes to runs of records, each step proving its input whole;
    `dbn_file` is the shell that reads.
-2. `dbn_verify` proves a file whole before anything is published; `dbn_inspect` says what is in it. `dbn_stats` counts.
+2. `dbn_verify` proves a file whole before anything is published; `inspect` says what is in it. `dbn_stats` counts.
 3. `blocks` cuts records into messages by the file alone; `pacer` says when each is due; `instruments` knows ticks.
 4. `dbn_replay` publishes: definition, blocks, end; a restart goes on after the last block.
 

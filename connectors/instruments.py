@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from connectors.dbn_inspect import decimal
 from connectors.dbn_stats import InstrumentStats
 from connectors.dbn_verify import VerifyReport
+from connectors.inspect import decimal
 from connectors.synthetic import DATASET as SYNTHETIC_DATASET
 from connectors.synthetic import TICK_PX as SYNTHETIC_TICK_PX
 from runtime.errors import InputError

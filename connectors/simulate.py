@@ -7,7 +7,6 @@ content does not.
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,24 +32,7 @@ _SLICE_RECORDS: Final = 50_000
 """Records made at once, about; bounds memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Simulated:
-    """What was written.
-
-    Attributes:
-        path: the file.
-        records: its records.
-        sha256: hash of the records' bytes, without metadata and compression; the same on every machine.
-        instruments: names.
-    """
-
-    path: str
-    records: int
-    sha256: str
-    instruments: tuple[str, ...]
-
-
-def simulate(
+def write(
     path: Path | str,
     *,
     records: int = 100_000,
@@ -58,7 +40,7 @@ def simulate(
     instruments: int = 1,
     hours: float = 1.0,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Simulated:
+) -> dict[str, Any]:
     """Write a synthetic DBN v3 MBO file; compressed with a checksum if the name ends with `.zst`.
 
     Args:
@@ -68,6 +50,10 @@ def simulate(
         instruments: how many, `SYN0`, `SYN1`, ...
         hours: event time that the file covers, about.
         on_progress: called with (records written, records in all).
+
+    Returns:
+        Plain values: `file`, `records`, `sha256` of the file, `records_sha256` of the records' bytes alone (the same on
+        every machine), `bytes`, `instruments` (names).
 
     Raises:
         InputError: an argument makes no market, or the file cannot be written.
@@ -80,8 +66,8 @@ def simulate(
     digest = hashlib.sha256()
     temporary = Path(f"{path}.part")
     try:
-        with temporary.open("wb") as file:
-            sink = _sink(file, compressed=str(path).endswith(".zst"))
+        with temporary.open("wb") as out:
+            sink = _sink(out, compressed=str(path).endswith(".zst"))
             sink.write(metadata(instruments, START_NS, START_NS + round(hours * 3600) * NS_PER_SECOND))
             done = 0
             for piece in _pieces(records, seed, instruments, hours):
@@ -92,14 +78,22 @@ def simulate(
                 if on_progress is not None:
                     on_progress(done, records)
             sink.close()
-            file.flush()
-            os.fsync(file.fileno())
+            out.flush()
+            os.fsync(out.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written ({error.strerror})", remedy="choose another --out") from error
-    names = tuple(f"{DATASET}:{symbol(n)}" for n in range(instruments))
-    return Simulated(str(path), records, digest.hexdigest(), names)
+    with Path(path).open("rb") as file:
+        file_digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "file": str(path),
+        "records": records,
+        "bytes": Path(path).stat().st_size,
+        "sha256": file_digest,
+        "records_sha256": digest.hexdigest(),
+        "instruments": [f"{DATASET}:{symbol(n)}" for n in range(instruments)],
+    }
 
 
 def _sink(file: Any, *, compressed: bool) -> Any:

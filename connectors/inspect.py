@@ -1,3 +1,4 @@
+# ruff: noqa: A005  (only ever imported as connectors.inspect)
 """What is in a DBN file, for people: `barograph inspect`.
 
 One pass, like verification, so a damaged file is refused with the place; then counts instead of proofs. Files of other
