@@ -22,6 +22,7 @@ from typing import Final
 from engine import book as l3
 from engine import counters, grid, trades
 from engine._jit import i64, kernel
+from engine.machine import levels, orders, state_of
 from engine.order_index import find
 from engine.state import ASK, BID, NONE, Machine, Record
 from engine.ticks import nearest_tick
@@ -60,94 +61,93 @@ def _lots(size: int) -> int:
 
 
 @kernel
-def _flow(machine: Machine, mode: int, tick: int, side: int, add: int, pull: int, depth: int) -> None:
+def _flow(m: Machine, mode: int, tick: int, side: int, add: int, pull: int, depth: int) -> None:
     """Hand a change of one side's depth, and the flow that caused it, to the grid."""
     bid = depth if side == BID else 0
     ask = depth if side == ASK else 0
     if mode == _EVENT:
-        grid.touch(machine, tick, add, pull, 0, bid, ask)
+        grid.touch(m, tick, add, pull, 0, bid, ask)
     elif mode == _VIEW:
-        grid.shift_depth(machine, tick, bid, ask)
+        grid.shift_depth(m, tick, bid, ask)
 
 
 @kernel
-def _add(machine: Machine, record: Record, mode: int, side: int, size: int) -> None:
+def _add(m: Machine, record: Record, mode: int, side: int, size: int) -> None:
     """Insert an order whose id does not rest."""
     synthetic = (record.flags & F_MBP) != 0
-    slot = l3.insert(machine.book, machine.config, record.order_id, side, record.price, size, synthetic)
-    level = machine.book.levels[machine.book.orders[slot].level]
+    slot = l3.insert(m, record.order_id, side, record.price, size, synthetic)
+    level = levels(m)[orders(m)[slot].level]
     if level.off_tick:
-        counters.count(machine.state, machine.counts, counters.OFF_TICK)
-    _flow(machine, mode, level.tick, side, size, 0, size)
+        counters.count(m, counters.OFF_TICK)
+    _flow(m, mode, level.tick, side, size, 0, size)
 
 
 @kernel
-def _reduce(machine: Machine, slot: int, mode: int, removed: int) -> None:
+def _reduce(m: Machine, slot: int, mode: int, removed: int) -> None:
     """Take lots off an order, 0 included; delete it when none are left."""
-    order = machine.book.orders[slot]
-    level = machine.book.levels[order.level]
+    order = orders(m)[slot]
+    level = levels(m)[order.level]
     tick = i64(level.tick)
     side = i64(level.side)
     pulled = l3.take_pending(order, removed)
     left = i64(order.size) - removed
     if left == 0:
-        l3.remove(machine.book, slot)
+        l3.remove(m, slot)
     else:
-        l3.resize(machine.book, slot, left)
-    _flow(machine, mode, tick, side, 0, pulled, -removed)
+        l3.resize(m, slot, left)
+    _flow(m, mode, tick, side, 0, pulled, -removed)
 
 
 @kernel
-def _move(machine: Machine, slot: int, mode: int, side: int, px: int, size: int) -> None:
+def _move(m: Machine, slot: int, mode: int, side: int, px: int, size: int) -> None:
     """Give an order another price or side: all of it is pulled at the old tick and the new size added at the new."""
-    book = machine.book
-    order = book.orders[slot]
-    old = book.levels[order.level]
+    order = orders(m)[slot]
+    old = levels(m)[order.level]
     old_tick = i64(old.tick)
     old_side = i64(old.side)
     old_size = i64(order.size)
     pulled = l3.take_pending(order, old_size)
-    l3.move(book, machine.config, slot, side, px, size)
-    new_tick = i64(book.levels[order.level].tick)
-    _flow(machine, mode, old_tick, old_side, 0, pulled, -old_size)
-    _flow(machine, mode, new_tick, side, size, 0, size)
+    l3.move(m, slot, side, px, size)
+    new_tick = i64(levels(m)[order.level].tick)
+    _flow(m, mode, old_tick, old_side, 0, pulled, -old_size)
+    _flow(m, mode, new_tick, side, size, 0, size)
 
 
 @kernel
-def _modify(machine: Machine, record: Record, slot: int, mode: int, side: int, size: int) -> None:
+def _modify(m: Machine, record: Record, slot: int, mode: int, side: int, size: int) -> None:
     """Change an order that rests; size 0 cancels it."""
-    if record.price % machine.config.tick_px:
-        counters.count(machine.state, machine.counts, counters.OFF_TICK)
-    order = machine.book.orders[slot]
-    level = machine.book.levels[order.level]
+    if record.price % m.tick_px:
+        counters.count(m, counters.OFF_TICK)
+    order = orders(m)[slot]
+    level = levels(m)[order.level]
     old_size = i64(order.size)
     if size == 0:
-        _reduce(machine, slot, mode, old_size)
+        _reduce(m, slot, mode, old_size)
     elif record.price != level.px or side != level.side:
-        _move(machine, slot, mode, side, record.price, size)
+        _move(m, slot, mode, side, record.price, size)
     elif size > old_size:
         tick = i64(level.tick)
-        l3.resize(machine.book, slot, size)
-        _flow(machine, mode, tick, side, size - old_size, 0, size - old_size)
+        l3.resize(m, slot, size)
+        _flow(m, mode, tick, side, size - old_size, 0, size - old_size)
     else:
-        _reduce(machine, slot, mode, old_size - size)
+        _reduce(m, slot, mode, old_size - size)
 
 
 @kernel
-def _place(machine: Machine, record: Record, mode: int) -> None:
+def _place(m: Machine, record: Record, mode: int) -> None:
     """Apply A or M: both mean that the order is to rest as the record says."""
-    state, counts = machine.state, machine.counts
+    state = state_of(m)
     is_add = record.action == ADD
     size = _lots(record.size)
     if record.price == UNDEF_PRICE:
-        counters.count(state, counts, counters.UNDEFINED_PRICE)
+        counters.count(m, counters.UNDEFINED_PRICE)
         return
     if record.side != _BUY and record.side != _SELL:
-        counters.count(state, counts, counters.UNDEFINED_SIDE)
+        counters.count(m, counters.UNDEFINED_SIDE)
         return
-    slot = find(machine.book, record.order_id)
+    slot = find(m, record.order_id)
     if size == 0 and (is_add or slot == NONE):
-        counters.count(state, counts, counters.UNDEFINED_SIZE)
+        counters.count(m, counters.UNDEFINED_SIZE)
         return
     if is_add:
         state.add_count += 1
@@ -156,58 +156,57 @@ def _place(machine: Machine, record: Record, mode: int) -> None:
     side = BID if record.side == _BUY else ASK
     if slot == NONE:
         if not is_add:
-            counters.count(state, counts, counters.UNKNOWN_MODIFY)
-        _add(machine, record, mode, side, size)
+            counters.count(m, counters.UNKNOWN_MODIFY)
+        _add(m, record, mode, side, size)
     else:
         if is_add:
-            counters.count(state, counts, counters.DUPLICATE_ADD)
-        _modify(machine, record, slot, mode, side, size)
+            counters.count(m, counters.DUPLICATE_ADD)
+        _modify(m, record, slot, mode, side, size)
 
 
 @kernel
-def _cancel(machine: Machine, record: Record, mode: int) -> None:
-    slot = find(machine.book, record.order_id)
+def _cancel(m: Machine, record: Record, mode: int) -> None:
+    slot = find(m, record.order_id)
     if slot == NONE:
-        counters.count(machine.state, machine.counts, counters.UNKNOWN_CANCEL)
+        counters.count(m, counters.UNKNOWN_CANCEL)
         return
-    machine.state.cancel_count += 1
-    resting = i64(machine.book.orders[slot].size)
+    state_of(m).cancel_count += 1
+    resting = i64(orders(m)[slot].size)
     size = _lots(record.size)
-    _reduce(machine, slot, mode, resting if size == 0 else min(size, resting))
+    _reduce(m, slot, mode, resting if size == 0 else min(size, resting))
 
 
 @kernel
-def _fill(machine: Machine, record: Record, mode: int) -> None:
+def _fill(m: Machine, record: Record, mode: int) -> None:
     """Note a fill; outside snapshots."""
-    book, config = machine.book, machine.config
-    slot = find(book, record.order_id)
+    slot = find(m, record.order_id)
     size = _lots(record.size)
     if slot != NONE:
-        l3.add_pending(book, slot, size)
-        tick = i64(book.levels[book.orders[slot].level].tick)
+        l3.add_pending(m, slot, size)
+        tick = i64(levels(m)[orders(m)[slot].level].tick)
     elif record.price != UNDEF_PRICE:
-        if record.price % config.tick_px:
-            counters.count(machine.state, machine.counts, counters.OFF_TICK)
-        tick = nearest_tick(record.price, config.unit_px)
+        if record.price % m.tick_px:
+            counters.count(m, counters.OFF_TICK)
+        tick = nearest_tick(record.price, m.unit_px)
     else:
         return
-    machine.state.fill_count += 1
+    state_of(m).fill_count += 1
     if mode == _EVENT:
-        grid.touch(machine, tick, 0, 0, size, 0, 0)
+        grid.touch(m, tick, 0, 0, size, 0, 0)
 
 
 @kernel
-def apply_action(machine: Machine, record: Record) -> None:
+def apply_action(m: Machine, record: Record) -> None:
     """Apply a record's action, except R, which `driver` treats with the book's state."""
     mode = _mode(record.flags)
     action = record.action
     if action in (ADD, MODIFY):
-        _place(machine, record, mode)
+        _place(m, record, mode)
     elif action == CANCEL:
-        _cancel(machine, record, mode)
+        _cancel(m, record, mode)
     elif mode == _STATE:
         return  # a trade or fill inside a snapshot is no event
     elif action == FILL:
-        _fill(machine, record, mode)
+        _fill(m, record, mode)
     elif action == TRADE:
-        trades.record_trade(machine, record, _lots(record.size))
+        trades.record_trade(m, record, _lots(record.size))

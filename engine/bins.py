@@ -11,7 +11,8 @@ from typing import Final
 from engine import book as l3
 from engine import grid
 from engine._jit import i64, kernel
-from engine.state import ASK, BID, NONE, Book, Machine, Record, State
+from engine.machine import bin_rows, fresh_top, grid_rows, levels, state_of, touched_rows
+from engine.state import ASK, BID, NONE, Machine, Record
 from engine.ticks import floor_mean, nearest_tick
 from schemas.bins import LEVELS
 from schemas.units import UNDEF_PRICE
@@ -25,10 +26,10 @@ _MOVE_MAX: Final = (1 << 31) - 1
 
 
 @kernel
-def best_px(book: Book, side: int) -> int:
+def best_px(m: Machine, side: int) -> int:
     """Best price of a side; UNDEF_PRICE if it is empty."""
-    slot = l3.best(book, side)
-    return UNDEF_PRICE if slot == NONE else i64(book.levels[slot].px)
+    slot = l3.best(m, side)
+    return UNDEF_PRICE if slot == NONE else i64(levels(m)[slot].px)
 
 
 @kernel
@@ -46,19 +47,19 @@ def _sign(value: int) -> int:
 
 
 @kernel
-def _write_quotes(machine: Machine, row: Record) -> None:
+def _write_quotes(m: Machine, row: Record) -> None:
     """Best quotes, their moves and the signs of those, the ten best levels."""
-    book, state, unit_px = machine.book, machine.state, machine.config.unit_px
-    l3.top_levels(book, BID, machine.fresh_top, UNDEF_PRICE)
+    state, unit_px = state_of(m), m.unit_px
+    l3.top_levels(m, BID, fresh_top(m), UNDEF_PRICE)
     for i in range(LEVELS):
-        row.bid_px[i] = machine.fresh_top[i, 0]
-        row.bid_sz[i] = machine.fresh_top[i, 1]
-        row.bid_ct[i] = machine.fresh_top[i, 2]
-    l3.top_levels(book, ASK, machine.fresh_top, UNDEF_PRICE)
+        row.bid_px[i] = fresh_top(m)[i, 0]
+        row.bid_sz[i] = fresh_top(m)[i, 1]
+        row.bid_ct[i] = fresh_top(m)[i, 2]
+    l3.top_levels(m, ASK, fresh_top(m), UNDEF_PRICE)
     for i in range(LEVELS):
-        row.ask_px[i] = machine.fresh_top[i, 0]
-        row.ask_sz[i] = machine.fresh_top[i, 1]
-        row.ask_ct[i] = machine.fresh_top[i, 2]
+        row.ask_px[i] = fresh_top(m)[i, 0]
+        row.ask_sz[i] = fresh_top(m)[i, 1]
+        row.ask_ct[i] = fresh_top(m)[i, 2]
     row.best_bid_px, row.best_bid_sz, row.best_bid_ct = row.bid_px[0], row.bid_sz[0], row.bid_ct[0]
     row.best_ask_px, row.best_ask_sz, row.best_ask_ct = row.ask_px[0], row.ask_sz[0], row.ask_ct[0]
     bid_move = _move_ticks(row.best_bid_px, state.closed_bid_px, unit_px)
@@ -72,7 +73,7 @@ def _write_quotes(machine: Machine, row: Record) -> None:
 
 
 @kernel
-def _write_sums(state: State, row: Record) -> None:
+def _write_sums(state: Record, row: Record) -> None:
     """Sums of the bin and the state of the stream."""
     row.event_id = state.event_id
     row.event_count = state.event_count
@@ -94,7 +95,7 @@ def _write_sums(state: State, row: Record) -> None:
 
 
 @kernel
-def clear_sums(state: State) -> None:
+def clear_sums(state: Record) -> None:
     """Start the sums of a bin."""
     state.event_count = 0
     state.trade_count = 0
@@ -111,24 +112,24 @@ def clear_sums(state: State) -> None:
 
 
 @kernel
-def _emit(machine: Machine, mid_px: int, spot_tick: int) -> None:
+def _emit(m: Machine, mid_px: int, spot_tick: int) -> None:
     """Write the row of the open bin."""
-    state, config, sinks = machine.state, machine.config, machine.sinks
-    at = machine.book.heap.bin_rows
-    machine.book.heap.bin_rows += 1
-    row = sinks.bins[at]
+    state = state_of(m)
+    at = m.bin_rows
+    m.bin_rows += 1
+    row = bin_rows(m)[at]
     row.bin_seq = state.bin_seq
-    row.ts_start_ns = state.bin_seq * config.cell_ns
-    row.ts_end_ns = row.ts_start_ns + config.cell_ns
+    row.ts_start_ns = state.bin_seq * m.cell_ns
+    row.ts_end_ns = row.ts_start_ns + m.cell_ns
     row.mid_px = mid_px
     row.spot_tick = spot_tick
     _write_sums(state, row)
-    _write_quotes(machine, row)
+    _write_quotes(m, row)
     if mid_px == UNDEF_PRICE:
-        sinks.touched[at] = 0
-        sinks.grid[:, at] = 0.0
+        touched_rows(m)[at] = 0
+        grid_rows(m)[:, at] = 0.0
     else:
-        grid.read(machine, spot_tick, at)
+        grid.read(m, spot_tick, at)
     if state.event_count:
         state.heartbeat_bins = HEARTBEAT_FIRST_BINS
     else:
@@ -138,20 +139,20 @@ def _emit(machine: Machine, mid_px: int, spot_tick: int) -> None:
 
 
 @kernel
-def close_bin(machine: Machine, emit: bool) -> None:
+def close_bin(m: Machine, emit: bool) -> None:
     """Close the open bin and open the next; if `emit`, there must be room for a row."""
-    state, book = machine.state, machine.book
-    grid.close_open_rows(machine)
-    l3.expire_pending(book)
-    bid_px, ask_px = best_px(book, BID), best_px(book, ASK)
+    state = state_of(m)
+    grid.close_open_rows(m)
+    l3.expire_pending(m)
+    bid_px, ask_px = best_px(m, BID), best_px(m, ASK)
     mid_px = UNDEF_PRICE
     spot_tick = 0
     if bid_px != UNDEF_PRICE and ask_px != UNDEF_PRICE:
         mid_px = floor_mean(bid_px, ask_px)
-        spot_tick = nearest_tick(mid_px, machine.config.unit_px)
-        grid.follow(machine, spot_tick)
+        spot_tick = nearest_tick(mid_px, m.unit_px)
+        grid.follow(m, spot_tick)
     if emit:
-        _emit(machine, mid_px, spot_tick)
+        _emit(m, mid_px, spot_tick)
     state.closed_bid_px = bid_px
     state.closed_ask_px = ask_px
     state.bin_seq += 1
@@ -160,22 +161,22 @@ def close_bin(machine: Machine, emit: bool) -> None:
 
 
 @kernel
-def close_bins(machine: Machine, target: int) -> bool:
+def close_bins(m: Machine, target: int) -> bool:
     """Close every bin before `target`, emitting those that are due.
 
     Returns:
         False if the buffer of rows is full; the call is then to be repeated with an empty one.
     """
-    state, heap = machine.state, machine.book.heap
+    state = state_of(m)
     while state.bin_seq < target:
         due = max(state.bin_seq, state.emitted_seq + state.heartbeat_bins)
-        emit = machine.config.dense != 0 or state.event_count > 0 or due == state.bin_seq
-        if not emit and state.event_count == 0 and heap.opened == 0:
+        emit = m.dense != 0 or state.event_count > 0 or due == state.bin_seq
+        if not emit and state.event_count == 0 and m.opened == 0:
             skipped = min(due, target) - state.bin_seq
             state.bin_seq += skipped
             state.bins_since_reset += skipped
             continue
-        if emit and heap.bin_rows >= len(machine.sinks.bins):
+        if emit and m.bin_rows >= m.bin_room:
             return False
-        close_bin(machine, emit)
+        close_bin(m, emit)
     return True

@@ -16,8 +16,9 @@ from typing import Final
 import numpy as np
 
 from engine._jit import i64, kernel
+from engine.machine import expiring, ladder, ladder_keys, levels, orders, places
 from engine.order_index import drop, put
-from engine.state import BID, NONE, Book, Config, Record
+from engine.state import BID, NONE, Machine, Record
 from engine.ticks import nearest_tick
 
 SYNTHETIC: Final = 1 << 62
@@ -29,40 +30,40 @@ _NEAR: Final = 12
 
 
 @kernel
-def level_count(book: Book, side: int) -> int:
+def level_count(m: Machine, side: int) -> int:
     """Levels of a side."""
-    return i64(book.heap.bid_levels if side == BID else book.heap.ask_levels)
+    return i64(m.bid_levels if side == BID else m.ask_levels)
 
 
 @kernel
-def _add_to_level_count(book: Book, side: int, change: int) -> None:
+def _add_to_level_count(m: Machine, side: int, change: int) -> None:
     if side == BID:
-        book.heap.bid_levels += change
+        m.bid_levels += change
     else:
-        book.heap.ask_levels += change
-    book.heap.levels += change
+        m.ask_levels += change
+    m.levels += change
 
 
 @kernel
-def best(book: Book, side: int) -> int:
+def best(m: Machine, side: int) -> int:
     """Slot of the best level of a side; NONE if the side is empty."""
-    count = level_count(book, side)
-    return i64(book.ladder[side, count - 1]) if count else NONE
+    count = level_count(m, side)
+    return i64(ladder(m)[side, count - 1]) if count else NONE
 
 
 @kernel
-def _position(book: Book, side: int, key: int) -> int:
+def _position(m: Machine, side: int, key: int) -> int:
     """Where a key stands in its ladder, or belongs: the number of smaller keys."""
-    high = level_count(book, side)
+    high = level_count(m, side)
     near = max(0, high - _NEAR)
-    while high > near and book.ladder_keys[side, high - 1] >= key:
+    while high > near and ladder_keys(m)[side, high - 1] >= key:
         high -= 1
     if high > near or near == 0:
         return high
     low = 0
     while low < high:
         middle = (low + high) >> 1
-        if book.ladder_keys[side, middle] < key:
+        if ladder_keys(m)[side, middle] < key:
             low = middle + 1
         else:
             high = middle
@@ -70,189 +71,186 @@ def _position(book: Book, side: int, key: int) -> int:
 
 
 @kernel
-def _new_level(book: Book, config: Config, side: int, px: int, position: int) -> int:
+def _new_level(m: Machine, side: int, px: int, position: int) -> int:
     """Make an empty level at a position of its ladder."""
-    heap = book.heap
-    slot: int = heap.level_free
+    slot: int = m.level_free
     if slot >= 0:
-        heap.level_free = book.levels[slot].head
+        m.level_free = levels(m)[slot].head
     else:
-        slot = heap.level_used
-        heap.level_used += 1
-    level = book.levels[slot]
+        slot = m.level_used
+        m.level_used += 1
+    level = levels(m)[slot]
     level.px = px
-    level.tick = nearest_tick(px, config.unit_px)
-    level.off_tick = 1 if px % config.tick_px else 0
+    level.tick = nearest_tick(px, m.unit_px)
+    level.off_tick = 1 if px % m.tick_px else 0
     level.size = 0
     level.count = 0
     level.head = NONE
     level.tail = NONE
     level.side = side
-    for i in range(level_count(book, side), position, -1):
-        book.ladder_keys[side, i] = book.ladder_keys[side, i - 1]
-        book.ladder[side, i] = book.ladder[side, i - 1]
-    book.ladder_keys[side, position] = px if side == BID else ~px
-    book.ladder[side, position] = slot
-    _add_to_level_count(book, side, 1)
+    for i in range(level_count(m, side), position, -1):
+        ladder_keys(m)[side, i] = ladder_keys(m)[side, i - 1]
+        ladder(m)[side, i] = ladder(m)[side, i - 1]
+    ladder_keys(m)[side, position] = px if side == BID else ~px
+    ladder(m)[side, position] = slot
+    _add_to_level_count(m, side, 1)
     return slot
 
 
 @kernel
-def _drop_level(book: Book, slot: int) -> None:
+def _drop_level(m: Machine, slot: int) -> None:
     """Take an empty level out of its ladder."""
-    level = book.levels[slot]
+    level = levels(m)[slot]
     side = i64(level.side)
-    count = level_count(book, side)
-    position = _position(book, side, level.px if side == BID else ~level.px)
+    count = level_count(m, side)
+    position = _position(m, side, level.px if side == BID else ~level.px)
     for i in range(position, count - 1):
-        book.ladder_keys[side, i] = book.ladder_keys[side, i + 1]
-        book.ladder[side, i] = book.ladder[side, i + 1]
-    _add_to_level_count(book, side, -1)
-    level.head = book.heap.level_free
-    book.heap.level_free = slot
+        ladder_keys(m)[side, i] = ladder_keys(m)[side, i + 1]
+        ladder(m)[side, i] = ladder(m)[side, i + 1]
+    _add_to_level_count(m, side, -1)
+    level.head = m.level_free
+    m.level_free = slot
 
 
 @kernel
-def _level_at(book: Book, config: Config, side: int, px: int) -> int:
+def _level_at(m: Machine, side: int, px: int) -> int:
     """Level of a side at an exact price, made if it is not there."""
     key = px if side == BID else ~px
-    position = _position(book, side, key)
-    if position < level_count(book, side) and book.ladder_keys[side, position] == key:
-        return i64(book.ladder[side, position])
-    return _new_level(book, config, side, px, position)
+    position = _position(m, side, key)
+    if position < level_count(m, side) and ladder_keys(m)[side, position] == key:
+        return i64(ladder(m)[side, position])
+    return _new_level(m, side, px, position)
 
 
 @kernel
-def _append(book: Book, slot: int, level_slot: int) -> None:
+def _append(m: Machine, slot: int, level_slot: int) -> None:
     """Put an order at the back of a level's queue; sizes are not touched."""
-    order = book.orders[slot]
-    level = book.levels[level_slot]
+    order = orders(m)[slot]
+    level = levels(m)[level_slot]
     order.level = level_slot
     order.prev = level.tail
     order.next = NONE
     if level.tail >= 0:
-        book.orders[level.tail].next = slot
+        orders(m)[level.tail].next = slot
     else:
         level.head = slot
     level.tail = slot
 
 
 @kernel
-def _unlink(book: Book, slot: int) -> None:
+def _unlink(m: Machine, slot: int) -> None:
     """Take an order out of its level's queue; sizes are not touched."""
-    order = book.orders[slot]
-    level = book.levels[order.level]
+    order = orders(m)[slot]
+    level = levels(m)[order.level]
     if order.prev >= 0:
-        book.orders[order.prev].next = order.next
+        orders(m)[order.prev].next = order.next
     else:
         level.head = order.next
     if order.next >= 0:
-        book.orders[order.next].prev = order.prev
+        orders(m)[order.next].prev = order.prev
     else:
         level.tail = order.prev
 
 
 @kernel
-def insert(book: Book, config: Config, order_id: np.uint64, side: int, px: int, size: int, synthetic: bool) -> int:
+def insert(m: Machine, order_id: np.uint64, side: int, px: int, size: int, synthetic: bool) -> int:
     """Put a new order, whose id does not rest, at the back of its level.
 
     Returns:
         Its slot.
     """
-    heap = book.heap
-    slot: int = heap.order_free
+    slot: int = m.order_free
     if slot >= 0:
-        heap.order_free = book.orders[slot].next
+        m.order_free = orders(m)[slot].next
     else:
-        slot = heap.order_used
-        heap.order_used += 1
-    heap.orders += 1
-    order = book.orders[slot]
+        slot = m.order_used
+        m.order_used += 1
+    m.orders += 1
+    order = orders(m)[slot]
     order.id = order_id
     order.size = size
     order.pending = SYNTHETIC if synthetic else 0
-    put(book, order_id, slot)
-    level_slot = _level_at(book, config, side, px)
-    _append(book, slot, level_slot)
-    level = book.levels[level_slot]
+    put(m, order_id, slot)
+    level_slot = _level_at(m, side, px)
+    _append(m, slot, level_slot)
+    level = levels(m)[level_slot]
     level.size += size
     level.count += 1
     return slot
 
 
 @kernel
-def _leave_level(book: Book, slot: int) -> None:
+def _leave_level(m: Machine, slot: int) -> None:
     """Take an order with its size out of its level, and the level away if it was the last."""
-    order = book.orders[slot]
+    order = orders(m)[slot]
     level_slot = i64(order.level)
-    level = book.levels[level_slot]
-    _unlink(book, slot)
+    level = levels(m)[level_slot]
+    _unlink(m, slot)
     level.size -= i64(order.size)
     level.count -= 1
     if level.count == 0:
-        _drop_level(book, level_slot)
+        _drop_level(m, level_slot)
 
 
 @kernel
-def remove(book: Book, slot: int) -> None:
+def remove(m: Machine, slot: int) -> None:
     """Delete an order."""
-    drop(book, book.orders[slot].id)
-    _leave_level(book, slot)
-    book.orders[slot].next = book.heap.order_free
-    book.heap.order_free = slot
-    book.heap.orders -= 1
+    drop(m, orders(m)[slot].id)
+    _leave_level(m, slot)
+    orders(m)[slot].next = m.order_free
+    m.order_free = slot
+    m.orders -= 1
 
 
 @kernel
-def move(book: Book, config: Config, slot: int, side: int, px: int, size: int) -> None:
+def move(m: Machine, slot: int, side: int, px: int, size: int) -> None:
     """Give an order another price, side and size; it goes to the back of its new level and loses pending fills."""
-    _leave_level(book, slot)
-    order = book.orders[slot]
+    _leave_level(m, slot)
+    order = orders(m)[slot]
     order.size = size
     order.pending &= SYNTHETIC
-    level_slot = _level_at(book, config, side, px)
-    _append(book, slot, level_slot)
-    level = book.levels[level_slot]
+    level_slot = _level_at(m, side, px)
+    _append(m, slot, level_slot)
+    level = levels(m)[level_slot]
     level.size += size
     level.count += 1
 
 
 @kernel
-def resize(book: Book, slot: int, size: int) -> None:
+def resize(m: Machine, slot: int, size: int) -> None:
     """Change the size of an order; a larger one loses its place in the queue, a smaller one keeps it."""
-    order = book.orders[slot]
+    order = orders(m)[slot]
     old = i64(order.size)
-    book.levels[order.level].size += size - old
+    levels(m)[order.level].size += size - old
     order.size = size
     if size > old:
         level_slot = i64(order.level)
-        _unlink(book, slot)
-        _append(book, slot, level_slot)
+        _unlink(m, slot)
+        _append(m, slot, level_slot)
 
 
 @kernel
-def clear(book: Book) -> None:
+def clear(m: Machine) -> None:
     """Remove every order."""
-    heap = book.heap
-    heap.orders = 0
-    heap.order_free = NONE
-    heap.order_used = 0
-    heap.levels = 0
-    heap.level_free = NONE
-    heap.level_used = 0
-    heap.bid_levels = 0
-    heap.ask_levels = 0
-    heap.expiring = 0
-    book.places[:] = NONE
+    m.orders = 0
+    m.order_free = NONE
+    m.order_used = 0
+    m.levels = 0
+    m.level_free = NONE
+    m.level_used = 0
+    m.bid_levels = 0
+    m.ask_levels = 0
+    m.expiring = 0
+    places(m)[:] = NONE
 
 
 @kernel
-def add_pending(book: Book, slot: int, size: int) -> None:
+def add_pending(m: Machine, slot: int, size: int) -> None:
     """Note that `size` lots of an order were filled, which the cancel or modify to come will take off."""
-    order = book.orders[slot]
+    order = orders(m)[slot]
     if order.pending == SYNTHETIC and size > 0:
-        book.expiring[book.heap.expiring] = slot
-        book.heap.expiring += 1
+        expiring(m)[m.expiring] = slot
+        m.expiring += 1
     order.pending += size
 
 
@@ -269,42 +267,42 @@ def take_pending(order: Record, removed: int) -> int:
 
 
 @kernel
-def expire_pending(book: Book) -> None:
+def expire_pending(m: Machine) -> None:
     """Forget the pending fills of synthetic orders; slots used again by other orders are left alone."""
-    for i in range(book.heap.expiring):
-        order = book.orders[book.expiring[i]]
+    for i in range(m.expiring):
+        order = orders(m)[expiring(m)[i]]
         if order.pending & SYNTHETIC:
             order.pending = SYNTHETIC
-    book.heap.expiring = 0
+    m.expiring = 0
 
 
 @kernel
-def queue_ahead(book: Book, slot: int) -> tuple[int, int]:
+def queue_ahead(m: Machine, slot: int) -> tuple[int, int]:
     """Lots and orders before an order in the queue of its level."""
     lots = 0
     count = 0
-    ahead = i64(book.orders[slot].prev)
+    ahead = i64(orders(m)[slot].prev)
     while ahead >= 0:
-        lots += i64(book.orders[ahead].size)
+        lots += i64(orders(m)[ahead].size)
         count += 1
-        ahead = i64(book.orders[ahead].prev)
+        ahead = i64(orders(m)[ahead].prev)
     return lots, count
 
 
 @kernel
-def top_levels(book: Book, side: int, out: np.ndarray, missing_px: int) -> None:
+def top_levels(m: Machine, side: int, out: np.ndarray, missing_px: int) -> None:
     """Best levels of a side.
 
     Args:
-        book: The book.
+        m: The engine.
         side: BID or ASK.
         out: int64[n, 3], written: price, size, count, best first; `missing_px`, 0, 0 where there is none.
         missing_px: Price of a missing level.
     """
-    count = level_count(book, side)
+    count = level_count(m, side)
     for i in range(len(out)):
         if i < count:
-            level = book.levels[book.ladder[side, count - 1 - i]]
+            level = levels(m)[ladder(m)[side, count - 1 - i]]
             out[i, 0] = level.px
             out[i, 1] = level.size
             out[i, 2] = level.count
@@ -315,56 +313,55 @@ def top_levels(book: Book, side: int, out: np.ndarray, missing_px: int) -> None:
 
 
 @kernel
-def walk(book: Book, side: int, levels: np.ndarray, orders: np.ndarray, first: int) -> int:
+def walk(m: Machine, side: int, out_levels: np.ndarray, out_orders: np.ndarray, first: int) -> int:
     """Copy a side, best level first, orders in their queue.
 
     Args:
-        book: The book.
+        m: The engine.
         side: BID or ASK.
-        levels: LEVEL_DTYPE[levels of the side], written.
-        orders: ORDER_DTYPE[...], written from `first` on.
+        out_levels: LEVEL_DTYPE[levels of the side], written.
+        out_orders: ORDER_DTYPE[...], written from `first` on.
         first: Where this side's orders begin.
 
     Returns:
         Position after the last order written.
     """
-    count = level_count(book, side)
+    count = level_count(m, side)
     for i in range(count):
-        levels[i] = book.levels[book.ladder[side, count - 1 - i]]
-        slot = i64(levels[i].head)
+        out_levels[i] = levels(m)[ladder(m)[side, count - 1 - i]]
+        slot = i64(out_levels[i].head)
         while slot >= 0:
-            orders[first] = book.orders[slot]
+            out_orders[first] = orders(m)[slot]
             first += 1
-            slot = i64(book.orders[slot].next)
+            slot = i64(orders(m)[slot].next)
     return first
 
 
 @kernel
-def refill(book: Book, config: Config, side: int, levels: np.ndarray, orders: np.ndarray, first: int) -> int:
+def refill(m: Machine, side: int, in_levels: np.ndarray, in_orders: np.ndarray, first: int) -> int:
     """Insert a side that `walk` copied into an empty one.
 
     Args:
-        book: The book, with room.
-        config: Tick size.
+        m: The engine, with room.
         side: BID or ASK.
-        levels: LEVEL_DTYPE[n], best first; only `px` and `count` matter.
-        orders: ORDER_DTYPE[...]; only `id`, `pending` and `size` matter.
+        in_levels: LEVEL_DTYPE[n], best first; only `px` and `count` matter.
+        in_orders: ORDER_DTYPE[...]; only `id`, `pending` and `size` matter.
         first: Where this side's orders begin.
 
     Returns:
         Position after the last order inserted.
     """
     after = first
-    for i in range(len(levels)):
-        after += i64(levels[i].count)
+    for i in range(len(in_levels)):
+        after += i64(in_levels[i].count)
     end = after
-    for i in range(len(levels) - 1, -1, -1):  # worst first, so that every level comes at the end of its ladder
-        end -= i64(levels[i].count)
-        for o in range(end, end + i64(levels[i].count)):
-            order = orders[o]
-            slot = insert(book, config, order.id, side, levels[i].px, i64(order.size), False)
-            book.orders[slot].pending = order.pending
+    for i in range(len(in_levels) - 1, -1, -1):  # worst first, so that every level comes at the end of its ladder
+        end -= i64(in_levels[i].count)
+        for o in range(end, end + i64(in_levels[i].count)):
+            order = in_orders[o]
+            slot = insert(m, order.id, side, in_levels[i].px, i64(order.size), False)
+            orders(m)[slot].pending = order.pending
             if order.pending > SYNTHETIC:
-                book.expiring[book.heap.expiring] = slot
-                book.heap.expiring += 1
+                expiring(m)[m.expiring] = slot
+                m.expiring += 1
     return after

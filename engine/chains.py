@@ -23,7 +23,8 @@ import numpy as np
 
 from engine._jit import kernel
 from engine.exponential import exp, expm1
-from engine.state import POWER_BASE, POWER_DIGITS, POWER_ENTRIES, Config, Heap
+from engine.machine import powers
+from engine.state import POWER_BASE, POWER_DIGITS, POWER_ENTRIES, Machine
 from schemas.units import NS_PER_SECOND
 
 _NOTHING: Final = 1e-150
@@ -31,37 +32,42 @@ _NOTHING: Final = 1e-150
 
 
 @kernel
-def set_weights(heap: Heap, config: Config, dt_ns: int) -> None:
-    """Compute the weights of a step of `dt_ns` > 0 into `heap`, unless they are there: many ticks step equally."""
-    if heap.dt_ns == dt_ns:
+def set_weights(m: Machine, dt_ns: int) -> None:
+    """Compute the weights of a step of `dt_ns` > 0 into `m`, unless they are there: many ticks step equally.
+
+    With them the step is `v1 = gain_v * delta + keep_v * v` for a delta in lots, then
+    `a1 = gain_a * (v1 - v) + keep_a * a` and `j1 = gain_j * (a1 - a) + keep_j * j`.
+    """
+    if m.dt_ns == dt_ns:
         return
     dt_s = dt_ns / NS_PER_SECOND
-    heap.dt_ns = dt_ns
-    heap.dt_s = dt_s
-    heap.alpha_v = -expm1(-dt_s / config.tau_v_s)
-    heap.alpha_a = -expm1(-dt_s / config.tau_a_s)
-    heap.alpha_j = -expm1(-dt_s / config.tau_j_s)
-    heap.mass_factor = exp(-dt_s / config.tau_mass_s)
+    alpha_v = -expm1(-dt_s / m.tau_v_s)
+    alpha_a = -expm1(-dt_s / m.tau_a_s)
+    alpha_j = -expm1(-dt_s / m.tau_j_s)
+    m.dt_ns = dt_ns
+    m.gain_v = alpha_v / dt_s
+    m.gain_a = alpha_a / dt_s
+    m.gain_j = alpha_j / dt_s
+    m.keep_v = 1.0 - alpha_v
+    m.keep_a = 1.0 - alpha_a
+    m.keep_j = 1.0 - alpha_j
+    m.keep_mass = exp(-dt_s / m.tau_mass_s)
 
 
 @kernel
-def fill_powers(heap: Heap, config: Config, powers: np.ndarray) -> None:
-    """Fill the table of matrix powers for one bin as the step.
-
-    Args:
-        heap: Scratch for the weights.
-        config: Cell width and time constants.
-        powers: float64[POWER_DIGITS, POWER_BASE, POWER_ENTRIES], written.
-    """
-    set_weights(heap, config, config.cell_ns)
-    dt, av, aa, aj = heap.dt_s, heap.alpha_v, heap.alpha_a, heap.alpha_j
-    base = (1.0 - av, -aa * av / dt, 1.0 - aa, -aj * aa * av / dt / dt, -aj * aa / dt, 1.0 - aj)
+def fill_powers(m: Machine) -> None:
+    """Fill the engine's table of matrix powers, with one bin as the step."""
+    table = powers(m)
+    set_weights(m, m.cell_ns)
+    a_from_v = m.gain_a * (m.keep_v - 1.0)
+    j_from_a = m.gain_j * (m.keep_a - 1.0)
+    base = (m.keep_v, a_from_v, m.keep_a, m.gain_j * a_from_v, j_from_a, m.keep_j)
     for digit in range(POWER_DIGITS):
         product = (1.0, 0.0, 1.0, 0.0, 0.0, 1.0)
         for d in range(POWER_BASE):
             for i in range(POWER_ENTRIES):
                 entry = product[i]
-                powers[digit, d, i] = entry if abs(entry) > _NOTHING else 0.0
+                table[digit, d, i] = entry if abs(entry) > _NOTHING else 0.0
             product = _multiply(product, base)
         base = product
 
@@ -82,27 +88,28 @@ def _multiply(
 
 
 @kernel
-def _entry(powers: np.ndarray, digit: int, d: int) -> tuple[float, float, float, float, float, float]:
+def _entry(table: np.ndarray, digit: int, d: int) -> tuple[float, float, float, float, float, float]:
     return (
-        powers[digit, d, 0],
-        powers[digit, d, 1],
-        powers[digit, d, 2],
-        powers[digit, d, 3],
-        powers[digit, d, 4],
-        powers[digit, d, 5],
+        table[digit, d, 0],
+        table[digit, d, 1],
+        table[digit, d, 2],
+        table[digit, d, 3],
+        table[digit, d, 4],
+        table[digit, d, 5],
     )
 
 
 @kernel
-def power(powers: np.ndarray, bins: int) -> tuple[float, float, float, float, float, float]:
+def power(m: Machine, bins: int) -> tuple[float, float, float, float, float, float]:
     """Matrix of `bins` >= 0 silent bins."""
-    result = _entry(powers, 0, bins & (POWER_BASE - 1))
+    table = powers(m)
+    result = _entry(table, 0, bins & (POWER_BASE - 1))
     bins //= POWER_BASE
     digit = 1
     while bins > 0:
         d = bins & (POWER_BASE - 1)
         if d:
-            result = _multiply(result, _entry(powers, digit, d))
+            result = _multiply(result, _entry(table, digit, d))
         bins //= POWER_BASE
         digit += 1
     return result

@@ -17,7 +17,8 @@
 from typing import Final
 
 from engine._jit import kernel
-from engine.state import Counts, State
+from engine.machine import counts, state_of
+from engine.state import Machine
 
 NAMES: Final = (
     "bad_timestamp",
@@ -46,7 +47,7 @@ UNDEFINED_SIZE: Final = NAMES.index("undefined_size")
 
 
 @kernel
-def count(state: State, counts: Counts, counter: int) -> None:
+def count(m: Machine, counter: int) -> None:
     """Raise a counter by one and set its bit in the open bin."""
-    counts[counter] += 1
-    state.flags |= 1 << counter
+    counts(m)[counter] += 1
+    state_of(m).flags |= 1 << counter

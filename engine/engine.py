@@ -27,7 +27,7 @@ from engine.memory import Memory
 from engine.order_index import find
 from engine.record_time import record_times
 from engine.records import kernel_view, validate
-from engine.state import ASK, BID, CONFIG_DTYPE, NONE
+from engine.state import ASK, BID, MACHINE_DTYPE, NONE
 from engine.ticks import tick_of
 from schemas import bins, mbo, mbp10, trades
 from schemas.columns import empty_table
@@ -41,6 +41,10 @@ memory for nothing, since a message is cut at 256 rows."""
 
 LEVEL_TABLE_DTYPE: Final = np.dtype([("price", "<i8"), ("size", "<i8"), ("count", "<i4")])
 """A level in `Engine.levels`: price in 1e-9, lots, orders."""
+
+_TAUS: Final = ("tau_v_s", "tau_a_s", "tau_j_s", "tau_mass_s")
+_PACKED: Final = ("tick_px", "cell_ns", "radius", "n_ticks", "mbp10", "max_future_ns", *_TAUS)
+"""Settings that kernels take as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,14 @@ class EngineConfig:
         need("radius", self.radius >= 0 and 4 * self.radius < self.n_ticks, "from 0 to below n_ticks / 4")
         need("emission", self.emission in ("active", "dense"), "'active' or 'dense'")
         need("max_future_ns", 0 <= self.max_future_ns < 1 << 61, "from 0 to 2^61 ns")
-        for name in ("tau_v_s", "tau_a_s", "tau_j_s", "tau_mass_s"):
+        for name in _TAUS:
             need(name, 1e-3 <= getattr(self, name) <= 1e6, "1 ms to 1e6 s")
 
     def packed(self) -> np.ndarray:
-        """The settings as kernels take them, CONFIG_DTYPE[1]."""
-        out = np.zeros(1, CONFIG_DTYPE)
-        for name in CONFIG_DTYPE.names or ():
-            if name not in ("unit_px", "dense"):
-                out[name] = getattr(self, name)
+        """The settings as kernels take them: a machine record, MACHINE_DTYPE[1], that is zero otherwise."""
+        out = np.zeros(1, MACHINE_DTYPE)
+        for name in _PACKED:
+            out[name] = getattr(self, name)
         out["unit_px"] = self.tick_px * self.bucket
         out["dense"] = self.emission == "dense"
         return out
@@ -133,7 +136,6 @@ class Engine:
 
     def _use(self, memory: Memory) -> None:
         self._memory = memory
-        self._arguments = memory.arguments()
         columns = bins.engine_columns(self.config.radius)
         self._no_rows = Output(empty_table(columns), empty_table(trades.COLUMNS), np.zeros(0, mbp10.MBP10_DTYPE))
         self._no_records = kernel_view(np.zeros(0, mbo.MBO_DTYPE))
@@ -185,43 +187,41 @@ class Engine:
 
     def mark_suspect(self) -> None:
         """Input was skipped: the book is SUSPECT until the next clear or snapshot."""
-        driver.suspect(self._memory.state[0])
+        driver.suspect(self._memory.m)
 
     def _run(self, operation: int, records: np.ndarray, start: int, t_ns: int, rows_max: int) -> tuple[int, int]:
         """Run the kernel, growing tables as it asks for it."""
         memory = self._memory
-        if len(memory.bin_rows) != rows_max:
+        m = memory.m
+        if m["bin_room"] != rows_max:
             if rows_max < 1:
                 raise ValueError(f"rows_max is {rows_max}; it must be at least 1")
-            memory.set_rows_max(rows_max)
-            self._arguments = memory.arguments()
-        heap = memory.heap
-        heap["bin_rows"] = heap["trade_rows"] = heap["mbp_rows"] = 0
+            memory.make_buffers(rows_max)
+        m["bin_rows"] = m["trade_rows"] = m["mbp_rows"] = 0
         while True:
-            start, status = driver.run(operation, records, start, t_ns, *self._arguments)
+            start, status = driver.run(memory.machine, operation, records, start, t_ns)
             if status != driver.NO_ROOM:
                 return start, status
             memory.grow()
-            self._arguments = memory.arguments()
 
     def _output(self) -> Output:
         """Copy what the buffers hold."""
-        memory = self._memory
-        heap = memory.heap[0]
-        n_bins, n_trades, n_mbp = int(heap["bin_rows"]), int(heap["trade_rows"]), int(heap["mbp_rows"])
-        none = self._no_rows
+        m, arrays, none = self._memory.m, self._memory.arrays, self._no_rows
+        n_bins, n_trades, n_mbp = int(m["bin_rows"]), int(m["trade_rows"]), int(m["mbp_rows"])
         return Output(
             self._bin_table(n_bins) if n_bins else none.bins,
-            {c.name: memory.trade_rows[c.name][:n_trades].copy() for c in trades.COLUMNS} if n_trades else none.trades,
-            memory.mbp_rows[:n_mbp].copy() if n_mbp else none.mbp10,
+            {c.name: arrays["trade_rows"][c.name][:n_trades].copy() for c in trades.COLUMNS}
+            if n_trades
+            else none.trades,
+            arrays["mbp_rows"][:n_mbp].copy() if n_mbp else none.mbp10,
         )
 
     def _bin_table(self, rows: int) -> dict[str, np.ndarray]:
-        memory = self._memory
-        table = {c.name: memory.bin_rows[c.name][:rows].copy() for c in (*bins.SCALARS, *bins.LEVEL_COLUMNS)}
-        vectors = memory.grid_rows[:, :rows].copy()
+        arrays = self._memory.arrays
+        table = {c.name: arrays["bin_rows"][c.name][:rows].copy() for c in (*bins.SCALARS, *bins.LEVEL_COLUMNS)}
+        vectors = arrays["grid_rows"][:, :rows].copy()
         table.update(zip(bins.FLOAT_VECTORS, vectors, strict=True))
-        table["last_event_id"] = memory.touched_rows[:rows].copy()
+        table["last_event_id"] = arrays["touched_rows"][:rows].copy()
         return table
 
     # -- state ---------------------------------------------------------------------------------------------------------
@@ -248,18 +248,17 @@ class Engine:
 
     def queue_position(self, order_id: int) -> tuple[int, int] | None:
         """Lots and orders ahead of an order at its level; None if it does not rest."""
-        tables = self._memory.book()
-        slot = find(tables, np.uint64(order_id))
+        slot = find(self._memory.m, np.uint64(order_id))
         if slot == NONE:
             return None
-        lots, orders = l3.queue_ahead(tables, slot)
+        lots, orders = l3.queue_ahead(self._memory.m, slot)
         return int(lots), int(orders)
 
     def levels(self, side: Literal["B", "A"]) -> np.ndarray:
         """All levels of a side, best first: array of LEVEL_TABLE_DTYPE."""
         index = {"B": BID, "A": ASK}[side]
         flat = np.zeros((self.bid_levels if index == BID else self.ask_levels, 3), np.int64)
-        l3.top_levels(self._memory.book(), index, flat, 0)
+        l3.top_levels(self._memory.m, index, flat, 0)
         out = np.zeros(len(flat), LEVEL_TABLE_DTYPE)
         for i, name in enumerate(("price", "size", "count")):
             out[name] = flat[:, i]
@@ -268,52 +267,52 @@ class Engine:
     @property
     def counters(self) -> dict[str, int]:
         """Totals of the ten counters since the start, see `counters`."""
-        return {name: int(n) for name, n in zip(counters.NAMES, self._memory.counts, strict=True)}
+        return {name: int(n) for name, n in zip(counters.NAMES, self._memory.arrays["counts"], strict=True)}
 
     @property
     def t_ns(self) -> int:
         """Engine time, ns since the epoch; 0 before the first record or clock message."""
-        return int(self._memory.state[0]["t_ns"])
+        return int(self._memory.state["t_ns"])
 
     @property
     def records(self) -> int:
         """Records applied or counted as odd, since the start; `event_id` of the last one."""
-        return int(self._memory.state[0]["event_id"])
+        return int(self._memory.state["event_id"])
 
     @property
     def last_sequence(self) -> int:
         """Venue's sequence number of the last record; 0 before the first."""
-        return int(self._memory.state[0]["last_sequence"])
+        return int(self._memory.state["last_sequence"])
 
     @property
     def bins_emitted(self) -> int:
         """Rows of bins since the start."""
-        return int(self._memory.state[0]["bins_emitted"])
+        return int(self._memory.state["bins_emitted"])
 
     @property
     def book_state(self) -> int:
         """0 PARTIAL, 1 SNAPSHOT, 2 VALID, 3 SUSPECT."""
-        return int(self._memory.state[0]["book_state"])
+        return int(self._memory.state["book_state"])
 
     @property
     def epoch(self) -> int:
         """Resets, snapshot ends and changes to SUSPECT so far."""
-        return int(self._memory.state[0]["epoch"])
+        return int(self._memory.state["epoch"])
 
     @property
     def orders(self) -> int:
         """Orders that rest."""
-        return int(self._memory.heap[0]["orders"])
+        return int(self._memory.m["orders"])
 
     @property
     def bid_levels(self) -> int:
         """Bid levels, by exact price."""
-        return int(self._memory.heap[0]["bid_levels"])
+        return int(self._memory.m["bid_levels"])
 
     @property
     def ask_levels(self) -> int:
         """Ask levels, by exact price."""
-        return int(self._memory.heap[0]["ask_levels"])
+        return int(self._memory.m["ask_levels"])
 
     @property
     def best_bid_px(self) -> int:
@@ -348,5 +347,6 @@ class Engine:
     def _best(self, side: int, field: str, missing: int) -> int:
         """A field of the best level of a side."""
         memory = self._memory
-        count = int(memory.heap[0]["bid_levels" if side == BID else "ask_levels"])
-        return int(memory.levels[memory.ladder[side, count - 1]][field]) if count else missing
+        count = int(memory.m["bid_levels" if side == BID else "ask_levels"])
+        levels, ladder = memory.arrays["levels"], memory.arrays["ladder"]
+        return int(levels[ladder[side, count - 1]][field]) if count else missing

@@ -13,6 +13,7 @@ come from the event's first trade, else from its last record; `flags` always fro
 
 from engine._jit import i64, kernel
 from engine.book import best, top_levels
+from engine.machine import event, fresh_top, levels, mbp_header, mbp_px, mbp_u4, state_of, top_ten
 from engine.state import ASK, BID, NONE, Machine, Record
 from schemas.mbp10 import HEADER_BYTES, LEVEL_BYTES, LEVELS, MBP10_BYTES, MBP10_RTYPE
 from schemas.units import UNDEF_PRICE, UNDEF_SIZE
@@ -26,14 +27,14 @@ _SIZE_MAX = UNDEF_SIZE - 1
 
 
 @kernel
-def add_imbalance(machine: Machine) -> None:
+def add_imbalance(m: Machine) -> None:
     """Take a point of the order-flow imbalance and add its step to the open bin."""
-    state, book = machine.state, machine.book
-    bid, ask = best(book, BID), best(book, ASK)
+    state = state_of(m)
+    bid, ask = best(m, BID), best(m, ASK)
     if bid == NONE or ask == NONE:
         state.ofi_valid = 0
         return
-    b, a = book.levels[bid], book.levels[ask]
+    b, a = levels(m)[bid], levels(m)[ask]
     if state.ofi_valid:
         step = 0
         if b.px >= state.ofi_bid_px:
@@ -53,20 +54,20 @@ def add_imbalance(machine: Machine) -> None:
 
 
 @kernel
-def note_trade(machine: Machine, record: Record) -> None:
+def note_trade(m: Machine, record: Record) -> None:
     """Keep the first trade of the open event."""
-    if not machine.state.event_has_trade:
-        machine.state.event_has_trade = 1
-        machine.event[0] = record
+    if not state_of(m).event_has_trade:
+        state_of(m).event_has_trade = 1
+        event(m)[0] = record
 
 
 @kernel
-def _refresh_top_ten(machine: Machine) -> bool:
+def _refresh_top_ten(m: Machine) -> bool:
     """Take the ten best levels of both sides; whether they changed."""
     changed = False
-    top, fresh = machine.top_ten, machine.fresh_top
+    top, fresh = top_ten(m), fresh_top(m)
     for side in range(2):
-        top_levels(machine.book, side, fresh, UNDEF_PRICE)
+        top_levels(m, side, fresh, UNDEF_PRICE)
         for i in range(LEVELS):
             for f in range(3):
                 if top[side, i, f] != fresh[i, f]:
@@ -76,10 +77,10 @@ def _refresh_top_ten(machine: Machine) -> bool:
 
 
 @kernel
-def _write_mbp10(machine: Machine, source: Record, flags: int) -> None:
-    sinks, row = machine.sinks, machine.book.heap.mbp_rows
-    machine.book.heap.mbp_rows += 1
-    out = sinks.mbp_header[row]
+def _write_mbp10(m: Machine, source: Record, flags: int) -> None:
+    row = m.mbp_rows
+    m.mbp_rows += 1
+    out = mbp_header(m)[row]
     out.length = _LENGTH
     out.rtype = MBP10_RTYPE
     out.publisher_id = source.publisher_id
@@ -96,18 +97,18 @@ def _write_mbp10(machine: Machine, source: Record, flags: int) -> None:
     out.sequence = source.sequence
     for level in range(LEVELS):
         for side in range(2):
-            sinks.mbp_px[row, _PX_FIRST + _PX_STEP * level + side] = machine.top_ten[side, level, 0]
+            mbp_px(m)[row, _PX_FIRST + _PX_STEP * level + side] = top_ten(m)[side, level, 0]
             u4 = _U4_FIRST + _U4_STEP * level + side
-            sinks.mbp_u4[row, u4] = min(machine.top_ten[side, level, 1], _SIZE_MAX)
-            sinks.mbp_u4[row, u4 + 2] = machine.top_ten[side, level, 2]
+            mbp_u4(m)[row, u4] = min(top_ten(m)[side, level, 1], _SIZE_MAX)
+            mbp_u4(m)[row, u4 + 2] = top_ten(m)[side, level, 2]
 
 
 @kernel
-def end_event(machine: Machine, record: Record) -> None:
+def end_event(m: Machine, record: Record) -> None:
     """Finish the open event with its last record, and write its MBP-10 record if there is something to say."""
-    changed = _refresh_top_ten(machine)
-    if machine.state.event_has_trade:
-        _write_mbp10(machine, machine.event[0], i64(record.flags))
+    changed = _refresh_top_ten(m)
+    if state_of(m).event_has_trade:
+        _write_mbp10(m, event(m)[0], i64(record.flags))
     elif changed:
-        _write_mbp10(machine, record, i64(record.flags))
-    machine.state.event_has_trade = 0
+        _write_mbp10(m, record, i64(record.flags))
+    state_of(m).event_has_trade = 0

@@ -13,12 +13,11 @@ from engine.bins import HEARTBEAT_FIRST_BINS
 from engine.chains import fill_powers
 from engine.counters import NAMES
 from engine.state import (
+    ARRAYS,
     BIN_DTYPE,
-    HEAP_DTYPE,
     LEVEL_DTYPE,
     MARK_DTYPE,
     MBO_KERNEL_DTYPE,
-    MBP_HEADER_DTYPE,
     MBP_ROWS_MAX,
     NONE,
     ORDER_DTYPE,
@@ -29,8 +28,7 @@ from engine.state import (
     STATE_DTYPE,
     TRADE_DTYPE,
     TRADE_ROWS_MAX,
-    Book,
-    Grid,
+    Record,
 )
 from schemas import mbp10
 from schemas.units import UNDEF_PRICE
@@ -41,119 +39,154 @@ _EXPIRING_MIN: Final = 64
 _EARLY_MIN: Final = 1024
 
 
-def _larger(old: np.ndarray, size: int) -> np.ndarray:
-    """A copy with another length of the last axis, the new part zero."""
-    new = np.zeros((*old.shape[:-1], size), old.dtype)
-    new[..., : old.shape[-1]] = old
-    return new
-
-
 class Memory:
-    """State, tables and buffers of one engine; shapes and dtypes stand in `state`."""
+    """Machine record and arrays of one engine; shapes and dtypes stand in `state`.
 
-    def __init__(self, config: np.ndarray, orders: int = 0, levels: int = 0, early: int = 0) -> None:
-        """Empty memory with room for at least so many orders, levels and early ticks."""
-        n_ticks = int(config[0]["n_ticks"])
-        self.config = config
-        self.state = np.zeros(1, STATE_DTYPE)
+    Attributes:
+        machine: MACHINE_DTYPE[1], the argument of `driver.run`.
+        arrays: The arrays by their names in `state.ARRAYS`.
+    """
+
+    def __init__(self, machine: np.ndarray, orders: int = 0, levels: int = 0, early: int = 0) -> None:
+        """Empty memory.
+
+        Args:
+            machine: MACHINE_DTYPE[1] with the settings filled in.
+            orders: Orders there must be room for.
+            levels: Levels there must be room for.
+            early: Ticks there must be room for before the first centre is known.
+        """
+        self.machine = machine
+        self.arrays: dict[str, np.ndarray] = {}
+        machine["stamp"] = 1
+        self._make_state()
+        self._make_grid(max(_EARLY_MIN, 4 * _power_of_two(early)))
+        self._make_book(max(_ORDERS_MIN, _power_of_two(orders)), max(_LEVELS_MIN, _power_of_two(levels)))
+        self.make_buffers(1)
+        book.clear(self.m)
+        fill_powers(self.m)
+
+    @property
+    def m(self) -> Record:
+        """The machine record, for kernels."""
+        return self.machine[0]
+
+    @property
+    def state(self) -> Record:
+        """The state record."""
+        return self.arrays["state"][0]
+
+    def _make_state(self) -> None:
+        state = np.zeros(1, STATE_DTYPE)
         for name in ("last_trade_px", "closed_bid_px", "closed_ask_px"):
-            self.state[name] = UNDEF_PRICE
-        self.state["heartbeat_bins"] = HEARTBEAT_FIRST_BINS
-        self.counts = np.zeros(len(NAMES), np.int64)
-        self.top_ten = np.zeros((2, mbp10.LEVELS, 3), np.int64)
-        self.top_ten[:, :, 0] = UNDEF_PRICE
-        self.fresh_top = np.zeros((mbp10.LEVELS, 3), np.int64)
-        self.event = np.zeros(1, MBO_KERNEL_DTYPE)
+            state[name] = UNDEF_PRICE
+        state["heartbeat_bins"] = HEARTBEAT_FIRST_BINS
+        top_ten = np.zeros((2, mbp10.LEVELS, 3), np.int64)
+        top_ten[:, :, 0] = UNDEF_PRICE
+        self.arrays |= {
+            "state": state,
+            "counts": np.zeros(len(NAMES), np.int64),
+            "top_ten": top_ten,
+            "fresh_top": np.zeros((mbp10.LEVELS, 3), np.int64),
+            "event": np.zeros(1, MBO_KERNEL_DTYPE),
+        }
 
-        self.heap = np.zeros(1, HEAP_DTYPE)
-        self.heap["stamp"] = 1
-        self._set_order_room(max(_ORDERS_MIN, _power_of_two(orders)))
-        self._set_level_room(max(_LEVELS_MIN, _power_of_two(levels)))
-        self.expiring = np.zeros(max(_EXPIRING_MIN, len(self.orders) if orders else 0), np.int32)
-        book.clear(self.book())
+    def _make_grid(self, early_room: int) -> None:
+        n_ticks = int(self.m["n_ticks"])
+        self.arrays |= {
+            "ring_marks": np.zeros(n_ticks, MARK_DTYPE),
+            "ring_rows": np.zeros((n_ticks, ROW_FLOATS)),
+            "powers": np.zeros((POWER_DIGITS, POWER_BASE, POWER_ENTRIES)),
+            "scratch": np.zeros((1, ROW_FLOATS)),
+        }
+        self._make_early(early_room)
 
-        self.marks = np.zeros(n_ticks, MARK_DTYPE)
-        self.rows = np.zeros((n_ticks, ROW_FLOATS))
-        self._set_early_room(max(_EARLY_MIN, 4 * _power_of_two(early)))
-        self.powers = np.zeros((POWER_DIGITS, POWER_BASE, POWER_ENTRIES))
-        self.scratch = np.zeros((1, ROW_FLOATS))
-        fill_powers(self.heap[0], config[0], self.powers)
-        self.set_rows_max(1)
+    def _make_early(self, room: int) -> None:
+        self.arrays |= {
+            "early_marks": np.zeros(room, MARK_DTYPE),
+            "early_rows": np.zeros((room, ROW_FLOATS)),
+            "opened": np.zeros(max(room, int(self.m["n_ticks"])), np.int64),
+        }
 
-    def _set_order_room(self, size: int) -> None:
-        old = getattr(self, "orders", np.zeros(0, ORDER_DTYPE))
-        self.orders = _larger(old, size)
-        self.index = np.full(2 * size, NONE, np.int32)
-        self.heap["index_bits"] = (2 * size).bit_length() - 1
+    def _make_book(self, order_room: int, level_room: int) -> None:
+        self.arrays |= {
+            "orders": np.zeros(order_room, ORDER_DTYPE),
+            "places": _empty_places(order_room),
+            "levels": np.zeros(level_room, LEVEL_DTYPE),
+            "ladder_keys": np.zeros((2, level_room), np.int64),
+            "ladder": np.zeros((2, level_room), np.int32),
+            "expiring": np.zeros(max(_EXPIRING_MIN, order_room if order_room > _ORDERS_MIN else 0), np.int32),
+        }
 
-    def _set_level_room(self, size: int) -> None:
-        self.levels = _larger(getattr(self, "levels", np.zeros(0, LEVEL_DTYPE)), size)
-        self.ladder_keys = _larger(getattr(self, "ladder_keys", np.zeros((2, 0), np.int64)), size)
-        self.ladder = _larger(getattr(self, "ladder", np.zeros((2, 0), np.int32)), size)
+    def make_buffers(self, bin_room: int) -> None:
+        """Make the buffers of rows for so many bins; what they held is lost."""
+        width = 2 * int(self.m["radius"]) + 1
+        self.arrays |= {
+            "bin_rows": np.zeros(bin_room, BIN_DTYPE),
+            "grid_rows": np.zeros((ROW_FLOATS, bin_room, width)),
+            "touched_rows": np.zeros((bin_room, width), np.int64),
+            "trade_rows": np.zeros(TRADE_ROWS_MAX, TRADE_DTYPE),
+            "mbp_rows": np.zeros(MBP_ROWS_MAX, mbp10.MBP10_DTYPE),
+        }
+        self._bind()
 
-    def _set_early_room(self, size: int) -> None:
-        self.early_marks = np.zeros(size, MARK_DTYPE)
-        self.early_rows = np.zeros((size, ROW_FLOATS))
-        self.opened = np.zeros(max(size, len(self.marks)), np.int64)
-
-    def set_rows_max(self, rows_max: int) -> None:
-        """Make the buffers of rows; what they held is lost."""
-        width = 2 * int(self.config[0]["radius"]) + 1
-        self.bin_rows = np.zeros(rows_max, BIN_DTYPE)
-        self.grid_rows = np.zeros((ROW_FLOATS, rows_max, width))
-        self.touched_rows = np.zeros((rows_max, width), np.int64)
-        self.trade_rows = np.zeros(TRADE_ROWS_MAX, TRADE_DTYPE)
-        self.mbp_rows = np.zeros(MBP_ROWS_MAX, mbp10.MBP10_DTYPE)
-
-    def book(self) -> Book:
-        """The book's tables as kernels take them."""
-        return Book(self.heap[0], self.orders, self.index, self.levels, self.ladder_keys, self.ladder, self.expiring)
-
-    def grid(self) -> Grid:
-        """The grid's tables as kernels take them."""
-        return Grid(
-            self.heap[0],
-            self.marks,
-            self.rows,
-            self.early_marks,
-            self.early_rows,
-            self.opened,
-            self.powers,
-            self.scratch,
-        )
+    def _bind(self) -> None:
+        """Write addresses and lengths of the arrays into the machine record, after any of them was replaced."""
+        arrays = self.arrays
+        for name in ARRAYS:
+            self.machine[f"{name}_at"] = arrays[name].ctypes.data
+        for room, name in (
+            ("order_room", "orders"),
+            ("expiring_room", "expiring"),
+            ("level_room", "levels"),
+            ("early_room", "early_marks"),
+            ("opened_room", "opened"),
+            ("bin_room", "bin_rows"),
+            ("trade_room", "trade_rows"),
+            ("mbp_room", "mbp_rows"),
+        ):
+            self.machine[room] = len(arrays[name])
+        self.machine["index_bits"] = len(arrays["places"]).bit_length() - 1
 
     def live_rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Marks and rows in use, by tick: MARK_DTYPE[n], float64[n, ROW_FLOATS]."""
-        marks, rows = (self.marks, self.rows) if self.state[0]["centred"] else (self.early_marks, self.early_rows)
-        live = np.flatnonzero(marks["stamp"] == self.heap[0]["stamp"])
+        table = "ring" if self.state["centred"] else "early"
+        marks, rows = self.arrays[f"{table}_marks"], self.arrays[f"{table}_rows"]
+        live = np.flatnonzero(marks["stamp"] == self.m["stamp"])
         live = live[np.argsort(marks["tick"][live])]
         return marks[live], rows[live]
 
     def grow(self) -> None:
-        """Double every table that is more than half full."""
-        heap = self.heap[0]
-        if 2 * heap["orders"] >= len(self.orders):
-            self._set_order_room(2 * len(self.orders))
-            order_index.rebuild(self.book())
-        if 2 * heap["levels"] >= len(self.levels):
-            self._set_level_room(2 * len(self.levels))
-        if 2 * heap["expiring"] >= len(self.expiring):
-            self.expiring = _larger(self.expiring, 2 * len(self.expiring))
-        if not self.state[0]["centred"] and 4 * (heap["early"] + heap["levels"]) >= len(self.early_marks):
+        """Double every table that is at least half full."""
+        m, arrays = self.m, self.arrays
+        if 2 * m["orders"] >= m["order_room"]:
+            arrays["orders"] = _doubled(arrays["orders"])
+            arrays["places"] = _empty_places(len(arrays["orders"]))
+            self._bind()
+            order_index.rebuild(m)
+        if 2 * m["levels"] >= m["level_room"]:
+            for name in ("levels", "ladder_keys", "ladder"):
+                arrays[name] = _doubled(arrays[name])
+        if 2 * m["expiring"] >= m["expiring_room"]:
+            arrays["expiring"] = _doubled(arrays["expiring"])
+        if not self.state["centred"] and 4 * (m["early"] + m["levels"]) >= m["early_room"]:
             marks, rows = self.live_rows()
-            self._set_early_room(2 * len(self.early_marks))
-            grid.adopt(self.state[0], self.grid(), marks, rows)
+            self._make_early(2 * len(arrays["early_marks"]))
+            self._bind()
+            grid.adopt(m, marks, rows)
+        self._bind()
 
-    def arguments(self) -> tuple[np.ndarray, ...]:
-        """The arrays of `driver.run`, in its order, from `config` on."""
-        header = self.mbp_rows.view(MBP_HEADER_DTYPE)
-        px = self.mbp_rows.view(np.int64).reshape(len(header), -1)
-        u4 = self.mbp_rows.view(np.uint32).reshape(len(header), -1)
-        book_arrays = (self.orders, self.index, self.levels, self.ladder_keys, self.ladder, self.expiring)
-        grid_arrays = (self.marks, self.rows, self.early_marks, self.early_rows, self.opened, self.powers, self.scratch)
-        sinks = (self.bin_rows, self.grid_rows, self.touched_rows, self.trade_rows, header, px, u4)
-        top = (self.top_ten, self.fresh_top, self.event)
-        return (self.config, self.state, self.heap, self.counts, *book_arrays, *grid_arrays, *sinks, *top)
+
+def _doubled(old: np.ndarray) -> np.ndarray:
+    """A copy with twice the length along the last axis, the new half zero."""
+    new = np.zeros((*old.shape[:-1], 2 * old.shape[-1]), old.dtype)
+    new[..., : old.shape[-1]] = old
+    return new
+
+
+def _empty_places(order_room: int) -> np.ndarray:
+    """An order index for so many orders: two places each."""
+    return np.full(2 * order_room, NONE, np.int32)
 
 
 def _power_of_two(n: int) -> int:

@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 
 from engine._jit import i64, kernel
-from engine.state import NONE, Book
+from engine.machine import ladder, levels, orders, places
+from engine.state import NONE, Machine
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
@@ -23,57 +24,57 @@ def _home(order_id: np.uint64, bits: int) -> int:
 
 
 @kernel
-def find(book: Book, order_id: np.uint64) -> int:
+def find(m: Machine, order_id: np.uint64) -> int:
     """Slot of an order; NONE if the id does not rest."""
-    mask = len(book.places) - 1
-    place = _home(order_id, book.heap.index_bits)
+    mask = (1 << m.index_bits) - 1
+    place = _home(order_id, m.index_bits)
     while True:
-        slot = book.places[place]
+        slot = places(m)[place]
         if slot < 0:
             return NONE
-        if book.orders[slot].id == order_id:
+        if orders(m)[slot].id == order_id:
             return i64(slot)
         place = (place + 1) & mask
 
 
 @kernel
-def put(book: Book, order_id: np.uint64, slot: int) -> None:
+def put(m: Machine, order_id: np.uint64, slot: int) -> None:
     """Enter an id that is not in the table."""
-    mask = len(book.places) - 1
-    place = _home(order_id, book.heap.index_bits)
-    while book.places[place] >= 0:
+    mask = (1 << m.index_bits) - 1
+    place = _home(order_id, m.index_bits)
+    while places(m)[place] >= 0:
         place = (place + 1) & mask
-    book.places[place] = slot
+    places(m)[place] = slot
 
 
 @kernel
-def drop(book: Book, order_id: np.uint64) -> None:
+def drop(m: Machine, order_id: np.uint64) -> None:
     """Take out an id that is in the table."""
-    mask = len(book.places) - 1
-    bits = book.heap.index_bits
+    mask = (1 << m.index_bits) - 1
+    bits = m.index_bits
     hole = _home(order_id, bits)
-    while book.orders[book.places[hole]].id != order_id:
+    while orders(m)[places(m)[hole]].id != order_id:
         hole = (hole + 1) & mask
     place = hole
     while True:
         place = (place + 1) & mask
-        slot = book.places[place]
+        slot = places(m)[place]
         if slot < 0:
             break
-        home = _home(book.orders[slot].id, bits)
+        home = _home(orders(m)[slot].id, bits)
         if ((place - home) & mask) >= ((place - hole) & mask):  # its home lies at or before the hole
-            book.places[hole] = slot
+            places(m)[hole] = slot
             hole = place
-    book.places[hole] = NONE
+    places(m)[hole] = NONE
 
 
 @kernel
-def rebuild(book: Book) -> None:
+def rebuild(m: Machine) -> None:
     """Enter every resting order anew, after the table was replaced by a larger one filled with NONE."""
     for side in range(2):
-        count = book.heap.bid_levels if side == 0 else book.heap.ask_levels
+        count = m.bid_levels if side == 0 else m.ask_levels
         for i in range(count):
-            slot = book.levels[book.ladder[side, i]].head
+            slot = levels(m)[ladder(m)[side, i]].head
             while slot >= 0:
-                put(book, book.orders[slot].id, slot)
-                slot = book.orders[slot].next
+                put(m, orders(m)[slot].id, slot)
+                slot = orders(m)[slot].next

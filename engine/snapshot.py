@@ -18,11 +18,14 @@ import numpy as np
 from engine import book, grid
 from engine.errors import SnapshotError
 from engine.memory import Memory
-from engine.state import ASK, BID, LEVEL_DTYPE, MARK_DTYPE, MBO_KERNEL_DTYPE, ORDER_DTYPE, ROW_FLOATS, STATE_DTYPE
+from engine.state import ASK, BID, LEVEL_DTYPE, MARK_DTYPE, ORDER_DTYPE, ROW_FLOATS
 
 _MAGIC: Final = b"barograph-engine"
 STATE_FORMAT: Final = 1
 """Rises when the bytes change; another version is refused."""
+
+_VERBATIM: Final = ("state", "counts", "top_ten", "event")
+"""Arrays that are stored as they lie."""
 
 _HEAD: Final = struct.Struct("<16sI")
 _SIZE: Final = struct.Struct("<Q")
@@ -36,13 +39,12 @@ _MARK: Final = np.dtype([(name, "<i8") for name in _MARK_FIELDS])
 
 def walk_book(memory: Memory) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Copy of the book: levels of bid and ask (LEVEL_DTYPE), best first, and all orders (ORDER_DTYPE) in that order."""
-    tables = memory.book()
-    heap = memory.heap[0]
-    bids = np.zeros(heap["bid_levels"], LEVEL_DTYPE)
-    asks = np.zeros(heap["ask_levels"], LEVEL_DTYPE)
-    orders = np.zeros(heap["orders"], ORDER_DTYPE)
-    after_bids = book.walk(tables, BID, bids, orders, 0)
-    book.walk(tables, ASK, asks, orders, after_bids)
+    m = memory.m
+    bids = np.zeros(m["bid_levels"], LEVEL_DTYPE)
+    asks = np.zeros(m["ask_levels"], LEVEL_DTYPE)
+    orders = np.zeros(m["orders"], ORDER_DTYPE)
+    after_bids = book.walk(m, BID, bids, orders, 0)
+    book.walk(m, ASK, asks, orders, after_bids)
     return (bids, asks), orders
 
 
@@ -60,10 +62,7 @@ def dump(memory: Memory, settings: Mapping[str, Any]) -> bytes:
     marks, rows = memory.live_rows()
     parts = [
         json.dumps(settings, sort_keys=True).encode(),
-        memory.state.tobytes(),
-        memory.counts.tobytes(),
-        memory.top_ten.tobytes(),
-        memory.event.tobytes(),
+        *(memory.arrays[name].tobytes() for name in _VERBATIM),
         _packed(bids, _LEVEL).tobytes(),
         _packed(asks, _LEVEL).tobytes(),
         _packed(orders, _ORDER).tobytes(),
@@ -103,27 +102,26 @@ def read_settings(data: bytes) -> dict[str, Any]:
     return settings
 
 
-def load(data: bytes, config: np.ndarray) -> Memory:
+def load(data: bytes, machine: np.ndarray) -> Memory:
     """Memory in the state that `dump` wrote.
 
     Args:
         data: Bytes of `dump`, already checked by `read_settings`.
-        config: CONFIG_DTYPE[1] of the settings in them.
+        machine: MACHINE_DTYPE[1] with the settings in them filled in.
     """
-    _, state, counts, top_ten, event, bid_bytes, ask_bytes, order_bytes, mark_bytes, row_bytes = _parts(data)
+    _, *verbatim, bid_bytes, ask_bytes, order_bytes, mark_bytes, row_bytes = _parts(data)
     bids = _unpacked(bid_bytes, _LEVEL, LEVEL_DTYPE)
     asks = _unpacked(ask_bytes, _LEVEL, LEVEL_DTYPE)
     orders = _unpacked(order_bytes, _ORDER, ORDER_DTYPE)
     marks = _unpacked(mark_bytes, _MARK, MARK_DTYPE)
     rows = np.frombuffer(row_bytes, np.float64).reshape(-1, ROW_FLOATS)
-    memory = Memory(config, len(orders) + 1, len(bids) + len(asks) + 1, len(marks) + len(bids) + len(asks) + 1)
-    memory.state[:] = np.frombuffer(state, STATE_DTYPE)
-    memory.counts[:] = np.frombuffer(counts, np.int64)
-    memory.top_ten[:] = np.frombuffer(top_ten, np.int64).reshape(memory.top_ten.shape)
-    memory.event[:] = np.frombuffer(event, MBO_KERNEL_DTYPE)
-    after_bids = book.refill(memory.book(), config[0], BID, bids, orders, 0)
-    book.refill(memory.book(), config[0], ASK, asks, orders, after_bids)
-    grid.adopt(memory.state[0], memory.grid(), marks, rows.copy())
+    memory = Memory(machine, len(orders) + 1, len(bids) + len(asks) + 1, len(marks) + len(bids) + len(asks) + 1)
+    for name, part in zip(_VERBATIM, verbatim, strict=True):
+        array = memory.arrays[name]
+        array[:] = np.frombuffer(part, array.dtype).reshape(array.shape)
+    after_bids = book.refill(memory.m, BID, bids, orders, 0)
+    book.refill(memory.m, ASK, asks, orders, after_bids)
+    grid.adopt(memory.m, marks, rows.copy())
     return memory
 
 

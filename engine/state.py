@@ -1,14 +1,14 @@
 """Memory of the engine: every array that a kernel works on, made here and nowhere else.
 
-Kernels get these arrays in small named tuples, free after compilation. Two kinds of memory are kept apart:
+Two kinds of memory are kept apart:
 
-- what the stream has led to (`State`, counters, orders, rows of the grid): a snapshot holds it;
-- how it happens to be laid out (`Heap`: free lists, sizes, hash tables): rebuilt by `snapshot.restore`.
+- what the stream has led to (`STATE_DTYPE`, counters, orders, rows of the grid): a snapshot holds it;
+- how it happens to be laid out (`MACHINE_DTYPE`: free lists, lengths, hash tables): rebuilt by `snapshot.load`.
 
 Integers are int64 unless a figure below says otherwise; times are ns since the epoch; prices 1e-9; sizes lots.
 """
 
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -17,11 +17,8 @@ from schemas.columns import row_dtype
 
 Record: TypeAlias = Any
 """One element of a structured array inside a kernel; NumPy has no static type for its fields."""
-Config: TypeAlias = Record
-State: TypeAlias = Record
-Heap: TypeAlias = Record
-Counts: TypeAlias = np.ndarray
-"""int64[10], see `counters`."""
+Machine: TypeAlias = Record
+"""The element of an array of MACHINE_DTYPE."""
 
 BID: Final = 0
 ASK: Final = 1
@@ -37,23 +34,6 @@ MBO_KERNEL_DTYPE: Final = np.dtype(
     [(field[0], "u1" if field[1] == "|S1" else field[1]) for field in mbo.MBO_DTYPE.descr],
 )
 """The record as kernels read it: action and side as bytes, else `schemas.mbo.MBO_DTYPE`."""
-
-CONFIG_DTYPE: Final = np.dtype(
-    [
-        ("tick_px", "i8"),
-        ("unit_px", "i8"),
-        ("cell_ns", "i8"),
-        ("radius", "i8"),
-        ("n_ticks", "i8"),
-        ("dense", "i8"),
-        ("mbp10", "i8"),
-        ("max_future_ns", "i8"),
-        ("tau_v_s", "f8"),
-        ("tau_a_s", "f8"),
-        ("tau_j_s", "f8"),
-        ("tau_mass_s", "f8"),
-    ]
-)
 
 STATE_DTYPE: Final = np.dtype(
     [
@@ -106,8 +86,49 @@ STATE_DTYPE: Final = np.dtype(
     ]
 )
 
-HEAP_DTYPE: Final = np.dtype(
+ARRAYS: Final = (
+    "state",  # STATE_DTYPE[1]
+    "counts",  # int64[10], see `counters`
+    "top_ten",  # int64[2, 10, 3]: price, size, count after the previous event
+    "fresh_top",  # int64[10, 3]: scratch for one side of it
+    "event",  # MBO_KERNEL_DTYPE[1]: first trade of the open event
+    "orders",  # ORDER_DTYPE[order_room]
+    "places",  # int32[2^index_bits]: slot of an order, or NONE
+    "levels",  # LEVEL_DTYPE[level_room]
+    "ladder_keys",  # int64[2, level_room], ascending; the best level of a side is the last
+    "ladder",  # int32[2, level_room]: level slot of each key
+    "expiring",  # int32[expiring_room]: synthetic orders with fills pending
+    "ring_marks",  # MARK_DTYPE[n_ticks], at tick modulo n_ticks
+    "ring_rows",  # float64[n_ticks, ROW_FLOATS]
+    "early_marks",  # MARK_DTYPE[early_room]: hash table until the first centre is known
+    "early_rows",  # float64[early_room, ROW_FLOATS]
+    "opened",  # int64[opened_room]: places of rows inside the open bin
+    "powers",  # float64[POWER_DIGITS, POWER_BASE, POWER_ENTRIES]
+    "scratch",  # float64[1, ROW_FLOATS]
+    "bin_rows",  # BIN_DTYPE[bin_room]
+    "grid_rows",  # float64[ROW_FLOATS, bin_room, 2 radius + 1]
+    "touched_rows",  # int64[bin_room, 2 radius + 1]
+    "trade_rows",  # TRADE_DTYPE[trade_room]
+    "mbp_rows",  # MBP-10 records, mbp_room of them
+)
+"""Arrays of an engine. `memory` makes and grows them, `machine` gives kernels the view of each."""
+
+MACHINE_DTYPE: Final = np.dtype(
     [
+        # settings, see engine.EngineConfig
+        ("tick_px", "i8"),
+        ("unit_px", "i8"),  # width of one grid tick: tick_px * bucket
+        ("cell_ns", "i8"),
+        ("radius", "i8"),
+        ("n_ticks", "i8"),
+        ("dense", "i8"),
+        ("mbp10", "i8"),
+        ("max_future_ns", "i8"),
+        ("tau_v_s", "f8"),
+        ("tau_a_s", "f8"),
+        ("tau_j_s", "f8"),
+        ("tau_mass_s", "f8"),
+        # what is in use
         ("index_bits", "i8"),  # the order index has 2^index_bits places
         ("orders", "i8"),  # orders that rest
         ("order_free", "i8"),  # head of the free list, linked by `next`
@@ -121,19 +142,33 @@ HEAP_DTYPE: Final = np.dtype(
         ("stamp", "i8"),  # rows of the grid with another stamp are void
         ("opened", "i8"),
         ("early", "i8"),  # ticks in the table that is used before the first centre
-        # weights of the last step, see chains.weights
+        # weights of the last step, see chains.set_weights
         ("dt_ns", "i8"),
-        ("dt_s", "f8"),
-        ("alpha_v", "f8"),
-        ("alpha_a", "f8"),
-        ("alpha_j", "f8"),
-        ("mass_factor", "f8"),
+        ("gain_v", "f8"),
+        ("gain_a", "f8"),
+        ("gain_j", "f8"),
+        ("keep_v", "f8"),
+        ("keep_a", "f8"),
+        ("keep_j", "f8"),
+        ("keep_mass", "f8"),
         # rows written in this call
         ("bin_rows", "i8"),
         ("trade_rows", "i8"),
         ("mbp_rows", "i8"),
+        # lengths of arrays
+        ("order_room", "i8"),
+        ("level_room", "i8"),
+        ("expiring_room", "i8"),
+        ("early_room", "i8"),
+        ("opened_room", "i8"),
+        ("bin_room", "i8"),
+        ("trade_room", "i8"),
+        ("mbp_room", "i8"),
+        # addresses of arrays, see `machine`
+        *((f"{name}_at", "i8") for name in ARRAYS),
     ]
 )
+"""Settings, layout and whereabouts of one engine's memory: the one argument that every kernel gets."""
 
 ORDER_DTYPE: Final = np.dtype(
     [
@@ -205,54 +240,3 @@ TRADE_ROWS_MAX: Final = 4096
 """Trades per call before it returns early; one raw message has at most that many records."""
 MBP_ROWS_MAX: Final = 1024
 """MBP-10 records per call before it returns early: 368 KiB of buffer."""
-
-
-class Book(NamedTuple):
-    """The full order book; see `book`."""
-
-    heap: Heap
-    orders: np.ndarray  # ORDER_DTYPE[capacity]
-    places: np.ndarray  # int32[2^index_bits], slot of an order or NONE
-    levels: np.ndarray  # LEVEL_DTYPE[capacity]
-    ladder_keys: np.ndarray  # int64[2, capacity], ascending; the best level of a side is the last
-    ladder: np.ndarray  # int32[2, capacity], level slot of each key
-    expiring: np.ndarray  # int32[capacity], synthetic orders with fills pending
-
-
-class Grid(NamedTuple):
-    """Physics per tick; see `grid`."""
-
-    heap: Heap
-    marks: np.ndarray  # MARK_DTYPE[n_ticks], at tick modulo n_ticks
-    rows: np.ndarray  # float64[n_ticks, ROW_FLOATS]
-    early_marks: np.ndarray  # MARK_DTYPE[2^m], hash table until the first centre is known
-    early_rows: np.ndarray  # float64[2^m, ROW_FLOATS]
-    opened: np.ndarray  # int64[max(n_ticks, 2^m)], rows inside the open bin
-    powers: np.ndarray  # float64[POWER_DIGITS, POWER_BASE, POWER_ENTRIES]
-    scratch: np.ndarray  # float64[1, ROW_FLOATS]
-
-
-class Sinks(NamedTuple):
-    """Buffers of the rows that a call writes."""
-
-    bins: np.ndarray  # BIN_DTYPE[rows]
-    grid: np.ndarray  # float64[ROW_FLOATS, rows, width]
-    touched: np.ndarray  # int64[rows, width]
-    trades: np.ndarray  # TRADE_DTYPE[TRADE_ROWS_MAX]
-    mbp_header: np.ndarray  # three views of the same MBP-10 records: MBP_HEADER_DTYPE[rows] ...
-    mbp_px: np.ndarray  # ... int64[rows, 46]
-    mbp_u4: np.ndarray  # ... uint32[rows, 92]
-
-
-class Machine(NamedTuple):
-    """Everything a kernel may need."""
-
-    config: Config
-    state: State
-    counts: Counts
-    book: Book
-    grid: Grid
-    sinks: Sinks
-    top_ten: np.ndarray  # int64[2, 10, 3]: price, size, count after the previous event
-    fresh_top: np.ndarray  # int64[10, 3]: scratch for one side of it
-    event: np.ndarray  # MBO_KERNEL_DTYPE[1]: first trade of the open event

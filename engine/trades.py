@@ -4,6 +4,7 @@ from typing import Final
 
 from engine._jit import i64, kernel
 from engine.book import best
+from engine.machine import levels, state_of, trade_rows
 from engine.state import ASK, BID, NONE, Machine, Record
 from schemas.units import PRICE_SCALE, UNDEF_PRICE
 
@@ -12,15 +13,15 @@ _SELL: Final = ord("A")
 
 
 @kernel
-def record_trade(machine: Machine, record: Record, lots: int) -> None:
+def record_trade(m: Machine, record: Record, lots: int) -> None:
     """Count a trade and write its row, with the best quotes that stand before it.
 
     Args:
-        machine: The engine.
+        m: The engine.
         record: A record with action T, outside snapshots.
         lots: Its size; 0 if the venue gave none.
     """
-    state, book = machine.state, machine.book
+    state = state_of(m)
     sign = 1 if record.side == _BUY else (-1 if record.side == _SELL else 0)
     state.trade_count += 1
     if sign > 0:
@@ -32,15 +33,15 @@ def record_trade(machine: Machine, record: Record, lots: int) -> None:
     if record.price != UNDEF_PRICE:
         state.last_trade_px = record.price
         state.trade_notional += float(record.price) * float(lots) / PRICE_SCALE
-    row = machine.sinks.trades[book.heap.trade_rows]
-    book.heap.trade_rows += 1
+    row = trade_rows(m)[m.trade_rows]
+    m.trade_rows += 1
     row.ts_ns = state.t_ns
     row.px = record.price
     row.sz = lots
     row.side = sign
     row.sequence = i64(record.sequence)
-    bid, ask = best(book, BID), best(book, ASK)
-    row.best_bid_px = UNDEF_PRICE if bid == NONE else book.levels[bid].px
-    row.best_bid_sz = 0 if bid == NONE else book.levels[bid].size
-    row.best_ask_px = UNDEF_PRICE if ask == NONE else book.levels[ask].px
-    row.best_ask_sz = 0 if ask == NONE else book.levels[ask].size
+    bid, ask = best(m, BID), best(m, ASK)
+    row.best_bid_px = UNDEF_PRICE if bid == NONE else levels(m)[bid].px
+    row.best_bid_sz = 0 if bid == NONE else levels(m)[bid].size
+    row.best_ask_px = UNDEF_PRICE if ask == NONE else levels(m)[ask].px
+    row.best_ask_sz = 0 if ask == NONE else levels(m)[ask].size
