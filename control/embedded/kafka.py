@@ -34,6 +34,10 @@ needs several, and a kill costs the next start 3 s."""
 FORMAT_TIMEOUT_S: Final = 60.0
 """How long the formatting of a new folder may take; one second is usual."""
 
+START_TIMEOUT_S: Final = 120.0
+"""How long the broker may take to be ready. Two seconds are usual, five after a kill, a minute on a machine whose cores
+are all taken; a start that hangs is not worth more of someone's time than this."""
+
 START_ATTEMPTS: Final = 3
 """How often free ports are tried: between the choice and the bind another process may take one."""
 
@@ -91,7 +95,7 @@ class EmbeddedKafka:
         """Exit code of the broker if it has left; None while it runs or was not started."""
         return self._child.poll() if self._child else None
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start and wait until the admin client gets an answer.
 
         Args:
@@ -106,6 +110,7 @@ class EmbeddedKafka:
         jars = ensure_jars(read_lock(), self._cache, self._on_progress, self._fetch)
         descriptor = self._lock.acquire()
         try:
+            self._choose_ports()  # a taken port is said before a folder is formatted for nothing
             command = self._prepare(jars)
             self._start_on_ports(command, descriptor, timeout_s)
         except BaseException:  # Ctrl-C too: nothing may be left behind
