@@ -463,6 +463,7 @@ class SyntheticInstrument:
         s[_GAP] = max(1, round(NS_PER_SECOND / records_per_s / _GAP_SHARE))
         s[_BASE] = 4_000 * (5 + number) - _TICKS // 2
         s[_ID] = 1_000_000 * (number + 1)
+        self._out = _rows(16_384)
         self._snapshot: np.ndarray | None = _rows(orders + 1)
         _open(self._book, self._snapshot, orders)
         s[_OUT] = 0
@@ -472,7 +473,7 @@ class SyntheticInstrument:
         """The next records, of all events before `t_ns`, `MBO_DTYPE`; the first call begins with the snapshot."""
         pieces = [] if self._snapshot is None else [self._snapshot]
         self._snapshot = None
-        out = _rows(16_384)
+        out = self._out
         done = False
         while not done:
             done = _advance(self._book, out, t_ns)
@@ -520,6 +521,14 @@ def _rows(count: int) -> np.ndarray:
     return np.zeros((count, 9), np.int64)
 
 
+def _join(pieces: list[np.ndarray]) -> np.ndarray:
+    """Records one after the other. As opaque bytes: NumPy would compare field by field, 40 µs each time."""
+    opaque = np.dtype(f"V{MBO_BYTES}")
+    return np.concatenate([piece.view(opaque) for piece in pieces if len(piece)] or [pieces[0].view(opaque)]).view(
+        MBO_DTYPE
+    )
+
+
 class SyntheticMarket:
     """Several invented instruments, merged by ts_recv; each half as active as the one before, an eighth at least.
 
@@ -546,7 +555,7 @@ class SyntheticMarket:
 
         A record that is received so late that one of a later event may be received before it is held for the next call.
         """
-        together = np.concatenate([self._held, *(one.until(t_ns) for one in self._all)])
+        together = _join([self._held, *(one.until(t_ns) for one in self._all)])
         together = together[np.argsort(together["ts_recv"], kind="stable")]
         ready = int(np.searchsorted(together["ts_recv"], np.uint64(t_ns + _LATENCY_MIN_NS), "left"))
         self._held = together[ready:]

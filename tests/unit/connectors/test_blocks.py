@@ -66,7 +66,7 @@ def streams(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     st.builds(CutRule, st.integers(1, 9), st.integers(1, 30), st.integers(1, 5)),
     st.lists(st.integers(0, 60), max_size=5),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_blocks_are_those_of_the_text_however_the_file_is_read(
     stream: tuple[np.ndarray, np.ndarray, np.ndarray], rule: CutRule, edges: list[int]
 ) -> None:
