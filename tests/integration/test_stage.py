@@ -1,0 +1,129 @@
+"""The books stage on a real broker: the same bytes, whatever is killed."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from connectors import dbn_replay, instruments
+from connectors.blocks import CutRule, rule_for_speed
+from connectors.dbn_verify import VerifyReport, verify_all
+from control.arrival import Arrival
+from control.offline import write_grid
+from control.pipeline import LINE_CONFIG
+from control.scan import scan_topic
+from control.topic_admin import TopicAdmin
+from runtime.kafka import CheckedProducer, read_range
+from runtime.object_store import LocalObjectStore
+from runtime.tapes import Line, Manifest, TapeStore, new_tape
+from schemas import topics
+from streams.run_id import run_id
+from tests.integration.conftest import ROOT, SAMPLE
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+
+SMALL_BLOCKS = replace(rule_for_speed(math.inf), records_max=20)
+"""Many messages of a small file, so that there is something to be killed in the middle of."""
+
+
+def make_tape(name: str, file: Path, rule: CutRule, kafka: str, folder: Path) -> tuple[Manifest, list[VerifyReport]]:
+    reports = verify_all([file])
+    known, _ = instruments.resolve(reports)
+    manifest = new_tape(name, instruments=known, blocking=rule.to_dict())
+    ids = TopicAdmin(kafka).apply(name, "main", manifest.partitions)
+    manifest = replace(manifest, topic_ids=ids).with_line("main", Line(run_id(LINE_CONFIG), LINE_CONFIG))
+    TapeStore(LocalObjectStore(folder / "state")).save(manifest)
+    return manifest, reports
+
+
+def publish(manifest: Manifest, reports: list[VerifyReport], kafka: str) -> dbn_replay.ReplayResult:
+    plan = dbn_replay.ReplayPlan(manifest.tape, reports, manifest.instruments, CutRule(**manifest.blocking))
+    tails = dbn_replay.read_tails(kafka, plan.topic, manifest.partitions)
+    return dbn_replay.publish(plan, CheckedProducer(kafka), tails)
+
+
+def start_worker(tape: str, kafka: str, folder: Path) -> "subprocess.Popen[bytes]":
+    argv = [sys.executable, "-m", "control.cli", "stage", "books", "--tape", tape, "--data", str(folder)]
+    env = {**os.environ, "BAROGRAPH_CHECKPOINT_MIN_S": "0.05"}
+    with (folder / "worker.log").open("ab") as log:
+        return subprocess.Popen([*argv, "--bootstrap-servers", kafka], cwd=ROOT, env=env, stdout=log, stderr=log)
+
+
+def wait_for(arrival: Arrival, wanted: int, worker: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while arrival.computed(topics.BINS) < wanted or arrival.computed(topics.TRADES) < wanted:
+        assert worker.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, f"{arrival.computed(topics.BINS)} of {wanted}"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def workers() -> Iterator[list["subprocess.Popen[bytes]"]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for worker in started:
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+def test_killed_workers_leave_the_same_bytes(
+    kafka: str, tmp_path: Path, workers: list["subprocess.Popen[bytes]"]
+) -> None:
+    manifest, reports = make_tape("kills", SAMPLE, SMALL_BLOCKS, kafka, tmp_path)
+    publish(manifest, reports, kafka)
+    chance = random.Random(1)
+    with closing(Arrival(kafka, manifest, "main", tmp_path / "state")) as arrival:
+        published = arrival.published()
+        for part in (1, 2, 3):
+            workers.append(start_worker(manifest.tape, kafka, tmp_path))
+            wait_for(arrival, part * published // 5, workers[-1], tmp_path / "worker.log")
+            time.sleep(chance.random() / 20)
+            workers[-1].kill()
+            workers[-1].wait()
+        workers.append(start_worker(manifest.tape, kafka, tmp_path))
+        wait_for(arrival, published, workers[-1], tmp_path / "worker.log")
+    workers[-1].send_signal(signal.SIGTERM)
+    assert workers[-1].wait(20) == 0
+    found = scan_topic(kafka, manifest, "main", topics.BINS)
+    wanted = write_grid(SAMPLE, tmp_path / "grid", {"cell_ns": 100_000_000, "radius": 50, "emission": "active"})
+    assert found.sha256() == wanted["bins_sha256"]
+    assert set(found.summaries) == set(manifest.instruments)
+    first: dict[tuple[int, int], bytes] = {}
+    for message in read_range(kafka, topics.BINS.name(manifest.tape), 0):
+        place = (message.envelope.seq, message.envelope.part)
+        assert first.setdefault(place, message.value) == message.value, "a repeat differs from the first"
+
+
+def test_a_replay_that_stopped_goes_on_after_its_last_block(kafka: str, tmp_path: Path) -> None:
+    manifest, reports = make_tape("resume", SAMPLE, SMALL_BLOCKS, kafka, tmp_path)
+    plan = dbn_replay.ReplayPlan(manifest.tape, reports, manifest.instruments, SMALL_BLOCKS)
+    whole = [(m.instrument, m.value, m.envelope) for m in dbn_replay.raw_messages(plan)]
+    producer = CheckedProducer(kafka)
+    for message in list(dbn_replay.raw_messages(plan))[:37]:
+        producer.send(message)
+    producer.flush()
+    publish(manifest, reports, kafka)
+    publish(manifest, reports, kafka)
+    stored = read_range(kafka, topics.MBO.name(manifest.tape), 0)
+    assert [(m.instrument, m.value, m.envelope) for m in stored] == whole
+
+
+@pytest.mark.data
+def test_a_tape_of_2012_outlives_the_retention_check(kafka: str, aapl: Path, tmp_path: Path) -> None:
+    """The broker looks for old segments every second here; Kafka's own default would delete this tape at once."""
+    manifest, reports = make_tape("old", aapl, rule_for_speed(math.inf), kafka, tmp_path)
+    publish(manifest, reports, kafka)
+    time.sleep(3)
+    stored = list(read_range(kafka, topics.MBO.name(manifest.tape), 0))
+    assert sum(m.envelope.count for m in stored if m.envelope.kind == "data") == 100_176
+    assert stored[0].timestamp_ms < 1_400_000_000_000
