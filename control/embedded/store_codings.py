@@ -16,6 +16,7 @@ from control.embedded.store_sql import LIMIT_EXCEEDED, NOT_IMPLEMENTED, refusal
 OFFERED: Final = ("lz4", "zstd", "gzip", "deflate")
 """Codings that answers may have, best first: lz4 costs least on a loopback."""
 
+_STEP_BYTES: Final = 4096
 _GZIP, _ZLIB = 31, 15  # window bits that select the container in zlib
 
 
@@ -92,8 +93,19 @@ def _decode_lz4(data: bytes, limit: int) -> bytes:
 
 
 def _decode_zstd(data: bytes, limit: int) -> bytes:
-    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
-        return reader.read(limit)
+    """Fed in small steps: the decoder has no bound of its own, and a step of 4 KiB grows to 128 MiB at most."""
+    decoder = zstandard.ZstdDecompressor().decompressobj(read_across_frames=False)
+    out: list[bytes] = []
+    size, rest = 0, memoryview(data)
+    while size < limit and len(rest):
+        step, rest = bytes(rest[:_STEP_BYTES]), rest[_STEP_BYTES:]
+        out.append(decoder.decompress(step))
+        size += len(out[-1])
+        if decoder.eof:
+            break
+    if size < limit and not decoder.eof:
+        raise EOFError("it ends too early")
+    return b"".join(out)[:limit]
 
 
 def _decode_zlib(bits: int) -> Callable[[bytes, int], bytes]:

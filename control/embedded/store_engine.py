@@ -23,6 +23,7 @@ import chdb
 
 from control.embedded.folder_lock import FolderLock
 from control.embedded.store_sql import SESSION_IS_LOCKED, Statement, engine_error, refusal
+from runtime.errors import BarographError
 
 log = logging.getLogger(__name__)
 
@@ -93,13 +94,21 @@ class StoreEngine:
 
     Raises:
         FolderInUseError: another process has it open.
+        BarographError: this process has another store open, or the engine cannot read the folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self._lock = FolderLock(folder, "a store")  # chdb locks it too, but does not say so in words
         self._lock.acquire()
         self._path = str(folder.resolve())
-        self._root = chdb.connect(self._path)  # keeps the engine alive between requests
+        try:
+            self._root = chdb.connect(self._path)  # keeps the engine alive between requests
+        except RuntimeError as error:
+            self._lock.release()
+            raise BarographError(
+                f"the store in {folder} does not open: {str(error)[:300]}",
+                remedy="one process opens one store; if this one has no other open, look at the disk",
+            ) from error
         self._sessions: dict[str, _Session] = {}
         self._guard = threading.Lock()
         self.version = self.run(Statement("SELECT version()", "SELECT", None, None), Request()).body.decode().strip()

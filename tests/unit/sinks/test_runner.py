@@ -65,7 +65,7 @@ class MemorySink:
             raise CrashError
         known = self.kept.setdefault(batch.token, batch)
         assert list(known.entries) == list(batch.entries), "one name, two contents"
-        if self._dice() < 0.1:
+        if self._dice() < 0.3:
             raise CrashError
 
     def close(self) -> None:
@@ -135,9 +135,9 @@ def test_everything_arrives_once(tmp_path: Path) -> None:
     assert report.rows["mbo"] == sum(m.envelope.count for m in made.topics["t1.mbo.v1"] if m.envelope.kind == "data")
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(8))
 def test_nothing_is_lost_or_twice_wherever_it_dies(tmp_path: Path, seed: int) -> None:
-    made = make_tape(seed, blocks=30, repeats=True)
+    made = make_tape(seed, blocks=20, repeats=True)
     dice = random.Random(seed)
     kept: dict[str, Batch] = {}
     for life in range(1_000):
