@@ -6,7 +6,9 @@ How a DBN file becomes messages on a tape, in reading order:
    `dbn_file` is the shell that reads.
 2. `dbn_verify` proves a file whole before anything is published; `inspect` says what is in it. `dbn_stats` counts.
 3. `blocks` cuts records into messages by the file alone; `pacer` says when each is due; `instruments` knows ticks.
-4. `dbn_replay` publishes: definition, blocks, end; a restart goes on after the last block.
+4. `raw_messages` builds the four kinds of message; `dbn_replay` publishes definition, blocks, end, and goes on after a
+   restart behind the last block.
 
-`market_model` invents order flow; `simulate` writes it as a DBN file, `simulated_feed` publishes it live.
+`market_model` invents order flow (named in `synthetic`); `simulate` writes it as a DBN file, `simulated_feed` publishes
+it live.
 """

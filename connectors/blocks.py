@@ -121,7 +121,7 @@ class BlockCutter:
         """Blocks that the next records of the file close.
 
         Args:
-            records: `MBO_DTYPE`, shape (n,), in file order; copied where they are kept.
+            records: `MBO_DTYPE`, shape (n,), in file order; blocks may be views of them.
             codes: instrument of each, int32, shape (n,).
             times: file time of each, int64 ns, shape (n,); never goes back, also from call to call.
         """
@@ -161,18 +161,15 @@ class BlockCutter:
         places = np.arange(self._seen, self._seen + len(records))
         self._seen += len(records)
         self._now_ns = int(times[-1])
-        order = np.argsort(codes, kind="stable")
-        edges = np.flatnonzero(np.diff(codes[order])) + 1
         full: list[tuple[int, Block]] = []
-        for group in np.split(order, edges):
-            code = int(codes[group[0]])
-            block = self._open.get(code)
-            if block is None:
-                block = self._begin(code, int(places[group[0]]), int(times[group[0]]))
+        for group in _groups(codes):
+            mine = places[group]
+            code = int(codes[mine[0] - places[0]])
+            block = self._open.get(code) or self._begin(code, int(mine[0]), int(times[mine[0] - places[0]]))
             block.records.append(records[group])
-            block.places.append(places[group])
+            block.places.append(mine)
             block.times.append(times[group])
-            block.count += len(group)
+            block.count += len(mine)
             full += self._cut_full(code)
         full.sort(key=lambda closing: closing[0])
         yield from (block for _, block in full)
@@ -204,3 +201,12 @@ class BlockCutter:
             rest.count = len(records) - end
             rest.records, rest.places, rest.times = [records[end:]], [places[end:]], [times[end:]]
         return Block(code, records[:end], int(places[0]), int(places[end - 1]), int(times[end - 1]), closed_ns)
+
+
+def _groups(codes: np.ndarray) -> Iterator[np.ndarray | slice]:
+    """Selections of the records of each instrument, in order; a slice, which copies nothing, if there is only one."""
+    if (codes == codes[0]).all():
+        yield slice(None)
+        return
+    order = np.argsort(codes, kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)

@@ -184,12 +184,14 @@ class InstrumentNames:
         """Code of each record's instrument, int32.
 
         Args:
-            records: records with `instrument_id` and `ts_recv`, in file order.
+            records: `MBO_DTYPE`, in file order; ts_recv says the day, ts_event where it is missing.
         """
         numbers = records["instrument_id"]
-        days = records["ts_recv"] // np.uint64(_NS_PER_DAY)
+        received = records["ts_recv"]
+        times = np.where(received == UNDEF_TIMESTAMP, records["ts_event"], received)
+        days = times // np.uint64(_NS_PER_DAY)
         # One key per (number, day) keeps the loop below short: a chunk of a file spans few days and instruments.
-        keys = (days.astype(np.uint64) << np.uint64(32)) | numbers
+        keys = (days << np.uint64(32)) | numbers
         if len(keys) and (keys == keys[0]).all():
             return np.full(len(keys), self._code(int(keys[0])), np.int32)
         distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)

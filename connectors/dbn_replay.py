@@ -12,6 +12,7 @@ partition tells, by instrument, kind and `source`, how much of the sequence stan
 
 import contextlib
 import heapq
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,14 +117,36 @@ def messages_of(plan: ReplayPlan) -> Iterator[Outgoing]:
 
 def _merged(plan: ReplayPlan) -> Iterator[tuple[VerifyReport, str, Block]]:
     """Blocks of all files by the time at which they close, files of one instrument one after the other."""
-    ends: dict[str, int] = {}
-    streams = []
-    for index, report in enumerate(plan.reports):
-        floor_ns = max((ends.get(name, 0) for name in report.instruments), default=0)
-        ends.update(dict.fromkeys(report.instruments, max(floor_ns, report.last_ns)))
-        streams.append(_keyed(plan.rule, report, index, floor_ns))
+    streams = [
+        itertools.chain.from_iterable(_keyed(plan.rule, plan.reports[index], index, floor) for index, floor in lane)
+        for lane in _lanes(plan.reports)
+    ]
     for _, _, report, name, block in heapq.merge(*streams, key=lambda item: item[:2]):
         yield report, name, block
+
+
+def _lanes(reports: Sequence[VerifyReport]) -> list[list[tuple[int, int]]]:
+    """Files that are read one after the other; only one file of a lane is open at a time.
+
+    Returns:
+        Per lane: place of the file in `reports`, and the earliest time that its blocks may be merged at: the end of
+        what came before in its lane and of every earlier file that holds one of its instruments.
+    """
+    lanes: list[list[tuple[int, int]]] = []
+    lane_ends: list[int] = []
+    ends: dict[str, tuple[int, int]] = {}  # instrument → end of its last file, and its lane
+    for index, report in enumerate(reports):
+        earlier = [ends[name] for name in report.instruments if name in ends]
+        free = [lane for lane, end_ns in enumerate(lane_ends) if end_ns <= report.first_ns]
+        lane = max(earlier)[1] if earlier else free[0] if free else len(lanes)
+        if lane == len(lanes):
+            lanes.append([])
+            lane_ends.append(0)
+        floor_ns = max(lane_ends[lane], *(end_ns for end_ns, _ in earlier), 0)
+        lanes[lane].append((index, floor_ns))
+        lane_ends[lane] = max(floor_ns, report.last_ns)
+        ends.update(dict.fromkeys(report.instruments, (lane_ends[lane], lane)))
+    return lanes
 
 
 def _keyed(

@@ -6,7 +6,7 @@ import databento
 import numpy as np
 import pytest
 
-from connectors.dbn_errors import NotDbnError, WrongSchemaError
+from connectors.dbn_errors import DbnError, NotDbnError, WrongSchemaError
 from connectors.dbn_file import DbnFile
 from connectors.dbn_records import Run
 from connectors.dbn_verify import require_mbo, verify
@@ -64,3 +64,26 @@ def test_a_live_session_of_several_schemas_is_walked_and_not_replayed(data_dir: 
 def test_an_mbp_file_is_not_replayed(data_dir: Path) -> None:
     with pytest.raises(WrongSchemaError, match="holds mbp-1 records; barograph replays mbo"):
         require_mbo(verify(data_dir / "dbn" / "naut_futures_mbp-1_20240701.dbn.zst"))
+
+
+def test_an_official_file_cut_at_each_byte_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    data = (data_dir / "dbn_official" / "dbn" / "test_data.mbo.v3.dbn.zst").read_bytes()
+    path = tmp_path / "cut.dbn.zst"
+    for cut in range(len(data)):
+        path.write_bytes(data[:cut])
+        with pytest.raises(DbnError):
+            verify(path)
+
+
+def test_a_real_file_cut_anywhere_is_refused_unless_it_ends_with_its_metadata(data_dir: Path, tmp_path: Path) -> None:
+    data = (data_dir / "dbn" / "esh4-glbx-mdp3-20231224.mbo.dbn.zst").read_bytes()
+    path = tmp_path / "cut.dbn.zst"
+    empty = []
+    for cut in [*range(60, 140), *range(200, len(data), 1009), len(data) - 1]:
+        path.write_bytes(data[:cut])
+        try:
+            assert verify(path).is_empty
+        except DbnError:
+            continue
+        empty.append(cut)
+    assert empty == [91], "only the edge between metadata and records is a valid shorter file"

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from connectors import dbn_replay
 from connectors.blocks import CutRule
 from connectors.dbn_errors import ManifestMismatchError
+from connectors.dbn_file import DbnFile
 from connectors.dbn_replay import ReplayPlan, messages_of, publish, read_tails, standing
 from connectors.dbn_stats import MAX_FUTURE_NS, index_times
 from connectors.dbn_verify import verify_all
@@ -184,6 +186,58 @@ def test_files_side_by_side_are_merged_by_time(
     times = [m.envelope.t for m in data]
     assert max(np.maximum.accumulate(times) - times) <= RULE.span_ns
     assert len({m.instrument for m in data[:6]}) == 2
+
+
+def test_files_in_sequence_are_open_one_at_a_time(
+    tmp_path: Path,
+    make_dbn: Callable[..., bytes],
+    make_orders: Callable[..., np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paths = []
+    for day in range(6):  # an instrument of its own each: no shared instrument forces the sequence
+        rows = make_orders(50, ids=(day,))
+        rows["ts_event"] += day * 10**10
+        paths.append(tmp_path / f"{day}.dbn")
+        paths[-1].write_bytes(make_dbn(rows, symbols={f"S{day}": day}))
+    plan = plan_of(paths)
+    now_open = most = 0
+
+    class Counted(DbnFile):
+        def __enter__(self) -> "Counted":
+            nonlocal now_open, most
+            now_open += 1
+            most = max(most, now_open)
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            nonlocal now_open
+            now_open -= 1
+            self._file.close()
+
+    monkeypatch.setattr(dbn_replay, "DbnFile", Counted)
+    assert sum(m.envelope.count for m in messages_of(plan) if m.envelope.kind == "data") == 300
+    assert (now_open, most) == (0, 1)
+
+
+def test_a_file_that_shares_instruments_with_two_others_comes_after_both(
+    tmp_path: Path, make_dbn: Callable[..., bytes], make_orders: Callable[..., np.ndarray]
+) -> None:
+    symbols = {"A": 7, "B": 8}
+    parts = [((7,), 0, 10**8), ((8,), 1000, 10**8), ((7, 8), 5 * 10**9, 10**7)]
+    for n, (ids, shift, gap) in enumerate(parts):
+        rows = make_orders(100, seed=n, ids=ids, gap_ns=gap)
+        rows["ts_event"] += shift
+        rows["ts_recv"] = rows["ts_event"]
+        (tmp_path / str(n)).write_bytes(make_dbn(rows, symbols=symbols))
+    whole = [np.fromfile(tmp_path / str(n), np.uint8)[-100 * 56 :].view(MBO_DTYPE) for n in range(3)]
+    late = whole[2].copy()
+    late["ts_event"] += np.uint64(whole[1]["ts_event"][-1] - late["ts_event"][0])
+    (tmp_path / "2").write_bytes(make_dbn(late, symbols=symbols))
+    messages = list(messages_of(plan_of([tmp_path / str(n) for n in range(3)], partitions=1)))
+    for name, number in (("XTST.TEST:A", 7), ("XTST.TEST:B", 8)):
+        want = np.concatenate([whole[number - 7], late[late["instrument_id"] == number]])
+        assert data_of(messages, name).tobytes() == want.tobytes()
 
 
 def test_a_file_that_changed_after_verification_is_refused(plan: ReplayPlan, tmp_path: Path) -> None:
