@@ -59,7 +59,7 @@ export class Gauges {
     this.points.push({ t: last.tMs, net: now.net });
     while (this.points.length && this.points[0].t < last.tMs - TRACE_S * 1000) this.points.shift();
     const most = Math.max(now.p_above, now.v_above, now.p_below, now.v_below, 1e-9);
-    this.top = Math.max(most, this.top * 0.985);
+    this.top = this.top ? this.top + (most - this.top) * (most > this.top ? 0.3 : 0.06) : most;
     for (const row of this.$("forces").children) {
       row.children[1].textContent = quantity(now[row.dataset.key]);
       row.lastChild.style.setProperty("--value", Math.min(1, now[row.dataset.key] / this.top).toFixed(3));

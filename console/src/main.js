@@ -12,6 +12,7 @@ import { View } from "./view.js";
 
 const BACKFILL_BINS = 900;
 const CONFIG_EVERY_MS = 5000;
+const SCALE_EVERY_MS = 120; // sorting a sample of cells takes a millisecond: not in every frame
 const $ = (id) => document.getElementById(id);
 
 const history = new History(), scale = new Scale(), view = new View(), gauges = new Gauges(document);
@@ -241,8 +242,10 @@ function frame(now) {
   state.size = size; dirty = false;
   if (history.count) {
     uploadNew();
-    scale.update(history, state.field, seconds);
-    tops(seconds);
+    if (!scale.top || now - (state.scaledAt ?? 0) > SCALE_EVERY_MS) {
+      const passed = state.scaledAt ? Math.min(1, (now - state.scaledAt) / 1000) : 1;
+      scale.update(history, state.field, passed); tops(passed); state.scaledAt = now;
+    }
     $("legend-low").textContent = state.field.signed ? `−${quantity(scale.end)}` : quantity(scale.low);
     $("legend-high").textContent = quantity(scale.end); $("legend-unit").textContent = state.field.unit;
   }

@@ -58,8 +58,8 @@ def test_the_heatmap_changes_while_data_flows(console: str, chromium: str) -> No
         page.goto(console)
         page.wait_for_function("window.__barograph && window.__barograph.columns > 5", timeout=90_000)
         first = page.screenshot()
-        before = page.evaluate("window.__barograph.lastBinSeq")
-        page.wait_for_function(f"window.__barograph.lastBinSeq > {before} + 10", timeout=60_000)
+        before = page.evaluate("window.__barograph.lastBin")
+        page.wait_for_function(f"window.__barograph.lastBin > {before} + 10", timeout=60_000)
         second = page.screenshot()
         browser.close()
     assert first != second

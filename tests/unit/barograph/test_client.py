@@ -1,0 +1,122 @@
+"""The public client against a real gateway with synthetic rows."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+import barograph
+from barograph.client import HEADER
+from runtime.errors import MissingServiceError
+from tests.browser.synthetic import SyntheticFeeder
+from ws_gateway import frames
+from ws_gateway.server import Gateway
+
+WHAT = {"tape": "synthetic", "instrument": "GLBX.MDP3:ESH4"}
+
+
+@contextlib.asynccontextmanager
+async def gateway(**known):
+    feeder = SyntheticFeeder(**{"period_s": 0.005, "history": 5, **known})
+    stop, ready = asyncio.Event(), asyncio.Future()
+    task = asyncio.create_task(Gateway(feeder).run("127.0.0.1", 0, stop, ready.set_result))
+    try:
+        yield f"ws://127.0.0.1:{await ready}/v1/stream", feeder, stop
+    finally:
+        stop.set()
+        await task
+
+
+async def take(subscription, count):
+    out = []
+    async for frame in subscription:
+        out.append(frame)
+        if len(out) == count:
+            return out
+    return out
+
+
+def test_the_header_is_the_gateways():
+    assert HEADER.format == frames.HEADER.format
+    assert (frames.Kind.SCHEMA, frames.Kind.BATCH, frames.Kind.END) == (0, 1, 3)
+
+
+def test_frames_as_arrow_polars_and_numpy():
+    async def main():
+        async with gateway() as (url, _, _), barograph.connect(url) as client:
+            assert client.hello["instruments"] == {"synthetic": ["GLBX.MDP3:ESH4"]}
+            subscription = client.subscribe("grid", **WHAT, fields=["bin_seq", "rest_depth"], radius=4, dtype="f64")
+            seen = await take(subscription, 5)
+            assert [f.number for f in seen] == [1, 2, 3, 4, 5]
+            assert subscription.agreed["runtime_config"]["radius"] == 4
+            assert subscription.left_out == 0
+            return seen
+
+    seen = asyncio.run(main())
+    bins = [int(f.to_numpy("bin_seq")[0]) for f in seen]
+    assert bins == list(range(bins[0], bins[0] + 5))
+    vector = seen[0].to_numpy("rest_depth")
+    assert vector.shape == (1, 9)
+    assert vector.dtype == np.float64
+    polars = seen[0].to_polars()
+    assert polars.schema["rest_depth"] == pl.Array(pl.Float64, 9)
+    assert polars["rest_depth"].to_numpy().tolist() == vector.tolist()
+    assert seen[0].to_arrow().schema.names[-1] == "rest_depth"
+    assert seen[0].age_us > 0
+    with pytest.raises(KeyError):
+        seen[0].to_numpy("nope")
+
+
+def test_trades_and_two_subscriptions_at_once():
+    async def main():
+        async with gateway() as (url, _, _), barograph.connect(url) as client:
+            pair = (client.subscribe("trades", **WHAT), client.subscribe("bins", **WHAT, start="bin/0"))
+            return await asyncio.gather(*(take(s, 4) for s in pair))
+
+    trades, bins = asyncio.run(main())
+    assert set(trades[0].to_polars()["side"].to_list()) <= {-1, 1}
+    assert bins[0].replayed
+    assert len({int(f.to_numpy("bin_seq")[0]) for f in bins}) == 4
+
+
+def test_a_refusal_is_an_error_with_its_code():
+    async def main():
+        async with gateway() as (url, _, _), barograph.connect(url) as client:
+            with pytest.raises(barograph.GatewayError) as caught:
+                await take(client.subscribe("grid", tape="other", instrument="X"), 1)
+            return caught.value.code
+
+    assert asyncio.run(main()) == "unknown_tape"
+
+
+def test_a_gateway_that_leaves_ends_the_iteration_with_the_cursor():
+    async def main():
+        async with gateway() as (url, _, stop), barograph.connect(url) as client:
+            subscription = client.subscribe("grid", **WHAT)
+            asyncio.get_running_loop().call_later(1.3, stop.set)
+            with pytest.raises(barograph.ConnectionLostError) as caught:
+                await take(subscription, 10**9)
+            return caught.value
+
+    error = asyncio.run(main())
+    assert "1012" in str(error)
+    assert error.cursor.startswith("synthetic/main/grid/")
+
+
+def test_no_gateway_is_said_in_one_sentence():
+    async def main():
+        async with barograph.connect("ws://127.0.0.1:9/v1/stream"):
+            pass
+
+    with pytest.raises(MissingServiceError, match="no gateway answers"):
+        asyncio.run(main())
+
+
+def test_importing_is_light():
+    script = "import sys, barograph; print([m for m in ('pyarrow','polars','numpy','websockets') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
