@@ -58,13 +58,13 @@ def broker_properties(
         "log.message.timestamp.after.max.ms": str(_INT64_MAX),  # stamps are the market's time, not this machine's
         "log.message.timestamp.before.max.ms": str(_INT64_MAX),
         "log.segment.delete.delay.ms": "1000",  # 60 s by default, in which a deleted tape keeps its disk
+        "log.initial.task.delay.ms": "1000",  # 30 s by default, in which nothing is deleted after a start
         "num.network.threads": "2",  # sized for a laptop's two cores; the defaults serve a server
         "num.io.threads": "4",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),  # 128 MiB by default, a quarter of the heap
     }
     if retention_check_ms is not None:
         properties["log.retention.check.interval.ms"] = str(retention_check_ms)
-        properties["log.initial.task.delay.ms"] = str(min(retention_check_ms, 30_000))
     return properties
 
 

@@ -9,6 +9,7 @@ whole, and after a failure nothing new is there. A file lock makes a second proc
 import contextlib
 import fcntl
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ OnProgress = Callable[[int, int], None]
 Fetch = Callable[[Sequence[Jar], Path, Callable[[int], None]], None]
 """Puts jars into a folder under their file names and reports the bytes of each step; OSError or RuntimeError if not."""
 
-FETCH_TIMEOUT_S: Final = 10
+FETCH_TIMEOUT_S: Final = 5
 """Longest silence of the registry, seconds. Someone waits for the first start: a dead network must be said soon, while
 a slow answer of a loaded registry still counts."""
 
@@ -110,6 +111,8 @@ def _fetch_into(folder: Path, wanted: Sequence[Jar], on_progress: OnProgress | N
             if on_progress and done > before:
                 on_progress(done, total)
 
+    for abandoned in folder.parent.glob(".fetch-*"):  # of a process that was killed; we hold the lock
+        shutil.rmtree(abandoned, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as scratch:
         try:
             fetch(wanted, Path(scratch), count)
@@ -142,7 +145,7 @@ def fetch_from_maven(jars: Sequence[Jar], folder: Path, count: Callable[[int], N
     def progress(_file: str, _size_bytes: int) -> Iterator[Callable[[int], None]]:
         yield count
 
-    maven = MavenContext(
+    context = MavenContext(
         resolver=PythonResolver(progress_callback=progress),
         repo_cache=folder / "repository",
         remote_repos=GlobalSettings.load().repositories or None,
@@ -151,7 +154,7 @@ def fetch_from_maven(jars: Sequence[Jar], folder: Path, count: Callable[[int], N
 
     def fetch(jar: Jar) -> None:
         group, artifact, version, *classifier = jar.coordinate.split(":")
-        wanted: Any = maven.project(group, artifact).at_version(version).artifact(*classifier)
+        wanted: Any = context.project(group, artifact).at_version(version).artifact(*classifier)
         wanted.resolve().replace(folder / jar.file)
 
     pool = ThreadPoolExecutor(FETCH_THREADS)
@@ -168,6 +171,8 @@ def _in_short(error: Exception) -> str:
         cause = inner
     if isinstance(cause, RuntimeError):
         return "the registry does not have one of them"
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {FETCH_TIMEOUT_S} s"
     text = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
     return str(text).lower()
 

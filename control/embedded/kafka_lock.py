@@ -5,12 +5,13 @@ but this file decides what runs: no dependency is resolved at start, and no jar 
 address; where to fetch from is jgo's own setting (Maven Central unless its configuration file names a mirror).
 
 To renew it (a maintainer's work, needs the network): `python -m control.embedded.kafka_lock [VERSION]`; without a
-version the newest release is taken. Then run the tests marked `real`, and commit the file.
+version the newest release that is there in full is taken. Then run the tests marked `real`, and commit the file.
 """
 
 import argparse
 import hashlib
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.errors import InputError
+from runtime.errors import InputError, MissingServiceError
 
 FILE: Final = "lock.json"
 
 KAFKA: Final = ("org.apache.kafka", "kafka_2.13")
 """Group and artifact of the broker; its dependencies follow from it."""
+
+CANDIDATES: Final = 3
+"""How many releases are tried, newest first; a registry that lacks parts of three in a row is broken itself."""
 
 SLF4J_BINDINGS: Final = {"1": "log4j-slf4j-impl", "2": "log4j-slf4j2-impl"}
 """Major version of slf4j-api → the artifact that joins it to log4j. Kafka's own set has none, and without it the broker
@@ -116,30 +120,45 @@ def make_lock(version: str | None, scratch: Path) -> KafkaLock:
     """Resolve Kafka and its dependencies, fetch every jar into `scratch` and hash it.
 
     Args:
-        version: Kafka version; None: the newest release.
+        version: Kafka version; None: the newest release of which every jar can be had (a fresh one may lack some).
         scratch: folder for the files; left to the caller to delete.
+
+    Raises:
+        MissingServiceError: no version can be had.
     """
     from jgo.maven import MavenContext  # slow to import, and needed for this alone
 
-    maven = MavenContext(repo_cache=scratch)
-    project = maven.project(*KAFKA)
+    context = MavenContext(repo_cache=scratch)
+    project = context.project(*KAFKA)
     if version is None:
         project.update()
-        version = project.release
-    artifacts = list(_resolve(maven, f"{':'.join(KAFKA)}:{version}"))
-    with ThreadPoolExecutor(8) as pool:
-        jars = list(pool.map(_fetched_jar, artifacts))
-    return KafkaLock(str(version), tuple(sorted(jars, key=lambda jar: jar.coordinate)))
+    releases = [v for v in project.metadata.versions if re.fullmatch(r"[\d.]+", v)]
+    candidates = [version] if version else sorted(releases, key=_numbers, reverse=True)[:CANDIDATES]
+    reason: Exception | None = None
+    for candidate in candidates:
+        try:
+            artifacts = list(_resolve(context, f"{':'.join(KAFKA)}:{candidate}"))
+            with ThreadPoolExecutor(8) as pool:
+                jars = sorted(pool.map(_fetched_jar, artifacts), key=lambda jar: jar.coordinate)
+        except (OSError, RuntimeError) as error:
+            reason = error
+        else:
+            return KafkaLock(candidate, tuple(jars))
+    raise MissingServiceError(f"no version of Kafka among {candidates} can be had whole ({reason})")
 
 
-def _resolve(maven: Any, coordinate: str) -> Iterator[Any]:
-    inputs, dependencies = maven.resolver.resolve([maven.create_dependency(coordinate)])
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part]
+
+
+def _resolve(context: Any, coordinate: str) -> Iterator[Any]:
+    inputs, dependencies = context.resolver.resolve([context.create_dependency(coordinate)])
     versions: dict[str, str] = {}
     for dependency in [*inputs, *dependencies]:
         versions[dependency.artifactId] = dependency.version
         yield dependency.artifact
     binding = SLF4J_BINDINGS[versions["slf4j-api"].split(".")[0]]
-    yield maven.project("org.apache.logging.log4j", binding).at_version(versions["log4j-core"]).artifact()
+    yield context.project("org.apache.logging.log4j", binding).at_version(versions["log4j-core"]).artifact()
 
 
 def _fetched_jar(artifact: Any) -> Jar:

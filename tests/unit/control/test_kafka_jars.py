@@ -82,6 +82,14 @@ def test_without_a_network_and_a_cache_one_sentence_and_nothing_half_done(tmp_pa
     assert files(tmp_path) == set()
 
 
+def test_what_a_killed_download_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".fetch-dead").mkdir()
+    (tmp_path / ".fetch-dead" / "part-0.jar").write_bytes(b"half")
+    ensure_jars(LOCK, tmp_path, None, Registry())
+    assert files(tmp_path) == set(CONTENT)
+    assert not (tmp_path / ".fetch-dead").exists()
+
+
 def test_a_jar_that_comes_with_another_hash_is_refused_and_not_kept(tmp_path: Path) -> None:
     with pytest.raises(JarsUnavailableError, match=r"part-1\.jar came with a wrong sha256"):
         ensure_jars(LOCK, tmp_path, None, Registry(wrong="part-1.jar"))
@@ -122,7 +130,7 @@ def test_a_dead_network_is_said_within_seconds_and_without_addresses(
     before = time.monotonic()
     with pytest.raises(JarsUnavailableError) as caught:
         ensure_jars(read_lock(), tmp_path, None, fetch_from_maven)
-    assert time.monotonic() - before < 2 * kafka_jars.FETCH_TIMEOUT_S
+    assert time.monotonic() - before < 6 * kafka_jars.FETCH_TIMEOUT_S
     assert caught.value.reason == "connection refused"
     assert "http" not in str(caught.value)
     assert files(tmp_path) == set()
