@@ -112,7 +112,7 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
             watch.mark("startup")
             manifest = _process(request, manifest, reports, admin, services, settings, out)
             watch.mark("drain")
-        return report.build(manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds(), out)
+        return report.build(manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds, out)
 
 
 def replay(request: RunRequest, services: Services, settings: Settings, out: Output) -> dict[str, Any]:

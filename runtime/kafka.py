@@ -27,6 +27,10 @@ restart would fail runs that could go on, far above it a dead broker looks like 
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long a metadata question may take. A loaded single-node broker answers within 2 s."""
 
+BATCH_MESSAGES: Final = 64
+BATCH_WAIT_S: Final = 0.05
+"""Messages taken from the client at once, and how long it may wait for that many: at the end of a log it always does."""
+
 _COMMON: Final[Mapping[str, Any]] = {
     "log_level": 2,  # 0..7 as in syslog: each failed connection attempt is level 3, 20 a second during an outage
     "socket.keepalive.enable": True,
@@ -208,10 +212,11 @@ def read_range(
                 remedy="read them from the lake",
             )
         client.assign([TopicPartition(topic, partition, start)])
-        position = start
+        position, silent_s = start, 0.0
         while position < end:
-            batch = client.consume(512, timeout=ANSWER_TIMEOUT_S)
-            if not batch:
+            batch = client.consume(BATCH_MESSAGES, timeout=BATCH_WAIT_S)  # waits for a full batch, so briefly
+            silent_s = 0.0 if batch else silent_s + BATCH_WAIT_S
+            if silent_s > ANSWER_TIMEOUT_S:
                 raise MissingServiceError(
                     f"the broker stopped answering at offset {position} of {topic}[{partition}]",
                     remedy="look at the broker's log",

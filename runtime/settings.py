@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     store_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded store; 0: a free one")
     lake_url: str = Field(default="", description="folder of the Parquet lake; empty: `lake` in the data folder")
     host: str = Field(
-        "127.0.0.1", description="address that gateway and api bind; only loopback without authentication"
+        default="127.0.0.1", description="address that gateway and api bind; only loopback without authentication"
     )
     gateway_port: int = Field(default=8761, ge=0, le=65535, description="port of the WebSocket gateway; 0: a free one")
     api_port: int = Field(default=8760, ge=0, le=65535, description="port of api and console; 0: a free one")
@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     checkpoint_max_s: float = Field(default=30.0, gt=0, description="longest time between two checkpoints, seconds")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="port of a stage's or sink's /metrics; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe message that is logged"
+        default="info", description="least severe message that is logged"
     )
 
     @property

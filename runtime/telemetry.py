@@ -40,7 +40,7 @@ def configure_logging(level: str) -> None:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     logging.Formatter.converter = time.gmtime
-    for name in ("aiokafka", "numba", "asyncio", "httpx", "urllib3", "uvicorn.access"):
+    for name in ("aiokafka", "numba", "asyncio", "httpx", "urllib3", "uvicorn"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 

@@ -1,15 +1,12 @@
 """Verbs on files, without any broker: verify, inspect, simulate, book, grid."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from connectors import dbn_verify, simulate
-from connectors.dbn_inspect import inspect as inspect_file
-from control import offline, options
+from control import options
 from control.output import Output, rows
 from runtime.errors import UsageError
 from schemas.bins import RADIUS_DEFAULT
@@ -27,6 +24,8 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     """Prove that DBN files are whole: frames, records, length, and a manifest if given."""
+    from connectors import dbn_verify
+
     out = Output(as_json)
     expected = dbn_verify.load_manifest(manifest) if manifest else None
     reports = []
@@ -43,6 +42,8 @@ def verify(
 
 def inspect(file: options.File, as_json: options.Json = False) -> None:
     """Show what is in a DBN file: metadata, actions, flags, instruments, time range."""
+    from connectors.inspect import inspect as inspect_file
+
     out = Output(as_json)
     with out.bar("reading", "bytes") as advance:
         found = inspect_file(file, advance)
@@ -58,12 +59,14 @@ def simulate_file(
     as_json: options.Json = False,
 ) -> None:
     """Write a synthetic DBN file of order events, labelled as such, from a documented model of order flow."""
+    from connectors import simulate
+
     out = Output(as_json)
     with out.bar("simulating", "records") as advance:
-        written = simulate.simulate(
+        written = simulate.write(
             out_file, records=records, seed=seed, instruments=instruments, hours=hours, on_progress=advance
         )
-    out.result(asdict(written))
+    out.result(written)
 
 
 def book(
@@ -74,6 +77,8 @@ def book(
     as_json: options.Json = False,
 ) -> None:
     """Build the book from a DBN file and write its top ten levels after each change. No broker."""
+    from control import offline
+
     if schema != "mbp-10":
         raise UsageError(f"--schema {schema} is not known", remedy="use mbp-10")
     out = Output(as_json)
@@ -93,6 +98,8 @@ def grid(
     as_json: options.Json = False,
 ) -> None:
     """Run the engine over a DBN file and write every bin of its pressure grid. No broker."""
+    from control import offline
+
     if emission not in ("active", "dense"):
         raise UsageError(f"--emission {emission} is not known", remedy="use active or dense")
     out = Output(as_json)

@@ -3,17 +3,15 @@
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from control import health, options, query
+from control import options
 from control.output import Output, rows
-from control.services import Services, open_store
 from runtime.errors import AnswerIsNo, UsageError
 from runtime.object_store import LocalObjectStore
 from runtime.tapes import TapeStore
-from sinks.reconcile import reconcile as reconcile_tape
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +29,9 @@ def sql(
     as_json: options.Json = False,
 ) -> None:
     """Ask the store; opens it by itself when none runs."""
+    from control import query
+    from control.services import Services
+
     if form not in ("table", "csv", "parquet", "arrow"):
         raise UsageError(f"--format {form} is not known", remedy="use table, csv, parquet or arrow")
     out = Output(as_json)
@@ -39,19 +40,23 @@ def sql(
     if as_json:
         out.result(answer.to_pylist())
     else:
-        query.write(answer, cast("query.Format", form), out_file)
+        query.write(answer, cast("Any", form), out_file)
 
 
 def status(
     bootstrap_servers: options.Bootstrap = None, data: options.Data = None, as_json: options.Json = False
 ) -> None:
     """Show which parts run on the data folder, and how far each tape is."""
+    from control import health
+
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     out.result(health.status(settings))
 
 
 def doctor(data: options.Data = None, as_json: options.Json = False) -> None:
     """Check whether this machine can run everything; exit code 1 if it cannot."""
+    from control import health
+
     out = Output(as_json)
     findings = health.examine(options.settings(data_dir=data))
     marks = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "failed": "[red]failed[/red]"}
@@ -72,6 +77,9 @@ def reconcile(
     as_json: options.Json = False,
 ) -> None:
     """Compare a tape's topics with ClickHouse and the lake, row by row; exit code 1 if they differ."""
+    from control.services import Services, open_store
+    from sinks.reconcile import reconcile as reconcile_tape
+
     given = options.settings(
         data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
     )

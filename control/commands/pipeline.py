@@ -5,18 +5,18 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from control import demo as demo_job
-from control import options, pipeline
+from control import options
 from control.output import Output, rows
-from control.services import Services
-from control.stack import Stack
 from runtime.errors import AnswerIsNo
 from schemas.units import PRICE_SCALE, UNDEF_PRICE
+
+if TYPE_CHECKING:
+    from control.pipeline import RunRequest
 
 ReportFile = Annotated[Path | None, typer.Option("--report", help="file that takes the report as JSON")]
 
@@ -43,6 +43,8 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Run the whole pipeline on DBN files until all of it has arrived; ends by itself with a report."""
+    from control import pipeline
+
     settings = options.settings(
         data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
     )
@@ -72,6 +74,9 @@ def replay(
     as_json: options.Json = False,
 ) -> None:
     """Publish DBN files on a tape at a chosen speed; `barograph up` on the same folder works on it."""
+    from control import pipeline
+    from control.services import Services
+
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     request = _request(files, tape, line, tick, speed, replace, manifest)
     with Services(settings, out) as services:
@@ -87,6 +92,8 @@ def up(
     as_json: options.Json = False,
 ) -> None:
     """Keep everything running until Ctrl-C: broker, store, gateway, api, and the workers of every open tape."""
+    from control.stack import Stack
+
     settings = options.settings(
         data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
     )
@@ -105,6 +112,8 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Everything on, with a simulated market at real time on tape `demo`; prints the console's address."""
+    from control import demo as demo_job
+
     settings, out = options.settings(data_dir=data), Output(as_json)
     made = demo_job.run(settings, out, seconds=seconds, seed=seed, open_browser=not headless)
     if report is not None:
@@ -120,7 +129,9 @@ def _request(
     speed: str,
     replace: bool,
     manifest: Path | None,
-) -> pipeline.RunRequest:
+) -> "RunRequest":
+    from control import pipeline
+
     factor = options.speed(speed)
     return pipeline.RunRequest(
         files=files,

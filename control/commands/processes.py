@@ -11,13 +11,8 @@ from collections.abc import Callable
 from typing import Annotated, Any, cast
 
 import typer
-import uvicorn
 
 from control import options
-from control.api import create_app
-from control.arrival import report_sink
-from control.embedded.kafka import EmbeddedKafka
-from control.embedded.store import EmbeddedStore
 from control.output import Output
 from runtime.endpoints import Endpoints
 from runtime.errors import MissingServiceError, PortTakenError, UsageError
@@ -25,10 +20,6 @@ from runtime.lifeline import watch_lifeline
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
-from sinks.runner import run_sink
-from streams.stages import STAGES
-from streams.worker import run_stage
-from ws_gateway.server import serve as serve_gateway
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -41,6 +32,8 @@ def register(app: typer.Typer) -> None:
 
 def broker(port: options.Port = None, data: options.Data = None, as_json: options.Json = False) -> None:
     """Run the embedded Apache Kafka until Ctrl-C."""
+    from control.embedded.kafka import EmbeddedKafka
+
     settings, out = options.settings(data_dir=data, kafka_port=port), Output(as_json)
     watch_lifeline()
     folder, heap_mb = settings.data_dir / "kafka", settings.kafka_heap_mb
@@ -58,6 +51,8 @@ def broker(port: options.Port = None, data: options.Data = None, as_json: option
 
 def store(port: options.Port = None, data: options.Data = None, as_json: options.Json = False) -> None:
     """Run the embedded ClickHouse behind its HTTP interface until Ctrl-C."""
+    from control.embedded.store import EmbeddedStore
+
     settings, out = options.settings(data_dir=data, store_port=port), Output(as_json)
     watch_lifeline()
     embedded = EmbeddedStore(settings.data_dir, settings.store_port)
@@ -77,6 +72,9 @@ def stage(
     data: options.Data = None,
 ) -> None:
     """Run a worker of a stage on a tape and line until Ctrl-C."""
+    from streams.stages import STAGES
+    from streams.worker import run_stage
+
     if name not in STAGES:
         raise UsageError(f"there is no stage {name!r}", remedy=f"use one of: {', '.join(STAGES)}")
     settings = _with_broker(options.settings(data_dir=data, bootstrap_servers=bootstrap_servers))
@@ -94,6 +92,9 @@ def sink(
     data: options.Data = None,
 ) -> None:
     """Write a tape and line to ClickHouse or the lake until Ctrl-C."""
+    from control.arrival import report_sink
+    from sinks.runner import run_sink
+
     settings = _with_broker(
         options.settings(
             data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
@@ -131,6 +132,8 @@ def gateway(
 
 
 async def _gateway(settings: Settings, out: Output) -> None:
+    from ws_gateway.server import serve
+
     stop, endpoints = asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -140,7 +143,7 @@ async def _gateway(settings: Settings, out: Output) -> None:
         endpoints.append(_published(settings, "gateway", address, out).__enter__())
 
     try:
-        await serve_gateway(
+        await serve(
             host=settings.host,
             port=settings.gateway_port,
             bootstrap_servers=settings.bootstrap_servers,
@@ -161,6 +164,10 @@ def api(
     as_json: options.Json = False,
 ) -> None:
     """Serve the console and the HTTP API until Ctrl-C."""
+    import uvicorn
+
+    from control.api import create_app
+
     settings, out = options.settings(data_dir=data, host=host, api_port=port), Output(as_json)
     if settings.host not in LOOPBACK:
         raise UsageError(f"the api would answer everybody at {settings.host}", remedy="bind 127.0.0.1")

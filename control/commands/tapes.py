@@ -7,8 +7,6 @@ import typer
 
 from control import options
 from control.output import Output, rows
-from control.services import Services
-from control.topic_admin import TopicAdmin
 from runtime.errors import AnswerIsNo, InputError
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
@@ -60,6 +58,9 @@ def list_topics(
     bootstrap_servers: options.Bootstrap = None, data: options.Data = None, as_json: options.Json = False
 ) -> None:
     """List the topics of every tape, and whether the broker has them."""
+    from control.services import Services
+    from control.topic_admin import TopicAdmin
+
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     store = _tapes(settings)
     with Services(settings, out) as services:
@@ -96,6 +97,9 @@ def apply_topics(
     as_json: options.Json = False,
 ) -> None:
     """Make the topics of a tape and line as the catalogue declares them; what exists is left alone."""
+    from control.services import Services
+    from control.topic_admin import TopicAdmin
+
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     partitions = _tapes(settings).require(tape).partitions
     with Services(settings, out) as services:
@@ -111,6 +115,9 @@ def drift_topics(
     as_json: options.Json = False,
 ) -> None:
     """Compare the topics of a tape and line with the catalogue; exit code 1 if they differ."""
+    from control.services import Services
+    from control.topic_admin import TopicAdmin
+
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     _tapes(settings).require(tape)
     with Services(settings, out) as services:

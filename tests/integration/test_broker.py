@@ -1,6 +1,7 @@
 """The embedded broker, real: life, death, and data that is older than any retention."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -240,3 +241,18 @@ def test_a_topic_that_is_not_there_is_not_made_by_a_producer(kafka: str) -> None
     producer.flush(20)
     assert failures[0] is not None
     assert "misspelt" not in AdminClient({"bootstrap.servers": kafka}).list_topics(timeout=10).topics
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("after_s", [0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_at_any_moment_of_its_first_start_the_folder_starts_again(
+    after_s: float, by: signal.Signals, tmp_path: Path
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.DEVNULL)
+    time.sleep(after_s)
+    process.send_signal(by)
+    process.wait()
+    wait_until(lambda: javas_on(tmp_path) == [], 10, "Java outlived its owner")
+    with EmbeddedKafka(tmp_path) as broker:
+        assert admin_of(broker).list_topics(timeout=10).brokers

@@ -107,9 +107,9 @@ def test_killed_workers_leave_the_same_bytes(
 def test_a_replay_that_stopped_goes_on_after_its_last_block(kafka: str, tmp_path: Path) -> None:
     manifest, reports = make_tape("resume", SAMPLE, SMALL_BLOCKS, kafka, tmp_path)
     plan = dbn_replay.ReplayPlan(manifest.tape, reports, manifest.instruments, SMALL_BLOCKS)
-    whole = [(m.instrument, m.value, m.envelope) for m in dbn_replay.raw_messages(plan)]
+    whole = [(m.instrument, m.value, m.envelope) for m in dbn_replay.messages_of(plan)]
     producer = CheckedProducer(kafka)
-    for message in list(dbn_replay.raw_messages(plan))[:37]:
+    for message in list(dbn_replay.messages_of(plan))[:37]:
         producer.send(message)
     producer.flush()
     publish(manifest, reports, kafka)
