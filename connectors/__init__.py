@@ -9,6 +9,6 @@ How a DBN file becomes messages on a tape, in reading order:
 4. `raw_messages` builds the four kinds of message; `dbn_replay` publishes definition, blocks, end, and goes on after a
    restart behind the last block.
 
-`market_model` invents order flow (named in `synthetic`); `simulate` writes it as a DBN file, `simulated_feed` publishes
-it live.
+`market_model` (with `market_kernels`) invents order flow, named in `synthetic`; `simulate` writes it
+as a DBN file, `simulated_feed` publishes it live.
 """

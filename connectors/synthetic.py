@@ -8,6 +8,9 @@ DATASET: Final = "SYNTH.BARO"
 TICK_PX: Final = 250_000_000
 """Tick of every synthetic instrument: 0.25."""
 
+LATENCY_MIN_NS: Final = 20_000
+"""ts_recv lies at least this far after ts_event."""
+
 
 def symbol(number: int) -> str:
     """Symbol of an invented instrument: `SYN0`, `SYN1`, ..."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from connectors import market_model
+from connectors import market_kernels
 from connectors.dbn_file import DbnFile
 from connectors.dbn_verify import require_mbo, verify
 from connectors.market_model import SyntheticMarket, stream
@@ -132,7 +132,7 @@ def test_same_arguments_same_records_on_every_machine(tmp_path: Path) -> None:
     other = write(tmp_path / "c.dbn", records=5000, seed=12, instruments=2, hours=0.1)
     assert one["records_sha256"] == two["records_sha256"] != other["records_sha256"]
     assert one["records_sha256"] == "6512d00cecb5e9f237baddab555f342ad6783f502e07bdcdabefb49c3c1fba8c"
-    assert market_model.tables_sha256() == "b8f03cb3e2c2919d3b5fc7b563353ba32a662b9f7ae7ebb083adb10d16cc88db"
+    assert market_kernels.tables_sha256() == "b8f03cb3e2c2919d3b5fc7b563353ba32a662b9f7ae7ebb083adb10d16cc88db"
 
 
 @pytest.mark.parametrize("cuts", [[1], [3, 7], list(range(1, 200))])
