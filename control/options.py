@@ -43,7 +43,7 @@ def tick_px(text: str | None) -> int | None:
         return None
     whole, _, fraction = text.partition(".")
     digits = f"{whole}{fraction:0<9}"
-    if len(fraction) > 9 or not digits.isdecimal() or int(digits) == 0:
+    if len(fraction) > 9 or not (digits.isascii() and digits.isdecimal()) or int(digits) == 0:
         raise UsageError(f"--tick {text} is no tick size", remedy="write a positive number such as 0.25")
     return int(digits)
 
@@ -73,7 +73,7 @@ def cell_ns(text: str) -> int:
     """
     for unit, scale in (("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", PRICE_SCALE)):
         number = text.removesuffix(unit)
-        if text.endswith(unit) and number.isdecimal() and int(number) > 0:
+        if text.endswith(unit) and number.isascii() and number.isdecimal() and int(number) > 0:
             return int(number) * scale
     raise UsageError(f"--cell {text} is no width", remedy=f"write for example {CELL_NS_DEFAULT // 1_000_000}ms or 1s")
 
