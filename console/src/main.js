@@ -241,8 +241,9 @@ function frame(now) {
   if (!dirty && !moves && size === state.size && !state.needleMoves) return;
   state.size = size; dirty = false;
   if (history.count) {
+    const fresh = uploadFrom < history.count; // a picture without new columns rests: its scale does not move either
     uploadNew();
-    if (!scale.top || now - (state.scaledAt ?? 0) > SCALE_EVERY_MS) {
+    if (fresh && (!scale.top || now - (state.scaledAt ?? 0) > SCALE_EVERY_MS)) {
       const passed = state.scaledAt ? Math.min(1, (now - state.scaledAt) / 1000) : 1;
       scale.update(history, state.field, passed); tops(passed); state.scaledAt = now;
     }

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -43,24 +44,13 @@ def wait_for_console(folder: Path, demo: "subprocess.Popen[bytes]") -> str:
     raise AssertionError((folder / "out.log").read_text()[-3000:])
 
 
-def test_the_heatmap_changes_while_data_flows(console: str, chromium: str) -> None:
-    from playwright.sync_api import sync_playwright
-
+def test_the_heatmap_changes_while_data_flows(console: str, open_page: Callable[..., Any]) -> None:
     with urlopen(f"{console}/v1/config") as answer:
         assert "demo" in answer.read().decode()
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=chromium, args=["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox"]
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(console)
-        page.wait_for_function("window.__barograph && window.__barograph.columns > 5", timeout=90_000)
-        first = page.screenshot()
-        before = page.evaluate("window.__barograph.lastBin")
-        page.wait_for_function(f"window.__barograph.lastBin > {before} + 10", timeout=60_000)
-        second = page.screenshot()
-        browser.close()
-    assert first != second
-    assert problems == []
+    page = open_page(console)
+    page.until("columns > 5 && __barograph.uploads > 5", 90)
+    first, before = page.picture(), page.ask("lastBin")
+    page.until(f"lastBin > {before} + 10", 60)
+    page.page.wait_for_timeout(500)
+    assert page.picture() != first
+    assert page.errors == []

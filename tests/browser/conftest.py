@@ -1,0 +1,141 @@
+"""A headless Chromium, and the console with a gateway on synthetic rows: real sockets, real WebGL, no pipeline."""
+
+import asyncio
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from control.api import create_app
+from runtime.object_store import LocalObjectStore
+from runtime.tapes import Instrument, Line, TapeStore, new_tape
+from tests.browser.synthetic import SyntheticFeeder
+from ws_gateway.server import Gateway
+
+INSTRUMENTS = ("GLBX.MDP3:ESH4", "GLBX.MDP3:NQH4")
+CHROMIUM_ARGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox", "--disable-gpu-sandbox"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser; without one the test is skipped, or fails where CI promises that nothing is."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        text = "no Chromium on PATH: install it (apt-get install chromium)"
+        pytest.fail(text) if os.environ.get("CI") == "true" else pytest.skip(text)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Site:
+    """The console's address, the feeder behind it, and a way to restart the gateway."""
+
+    url: str
+    feeder: SyntheticFeeder
+    stop_gateway: Callable[[], None]
+    start_gateway: Callable[[], None]
+
+
+class Host:
+    """Api and gateway on an event loop in a thread of its own."""
+
+    def __init__(self, data_dir: Path) -> None:
+        known = {n: Instrument(0, 250_000_000 // (1 + 4 * i)) for i, n in enumerate(INSTRUMENTS)}
+        tape = new_tape("synthetic", instruments=known, lines={"main": Line("run-1")})
+        TapeStore(LocalObjectStore(data_dir / "state")).save(tape)
+        self.gateway_port = 0
+        app = create_app(gateway_url=lambda: f"ws://127.0.0.1:{self.gateway_port}/v1/stream", data_dir=data_dir)
+        config = uvicorn.Config(app, "127.0.0.1", 0, log_config=None)
+        self._socket = config.bind_socket()
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
+        self._api = uvicorn.Server(config)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self.start_gateway()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_until_complete(self._api.serve([self._socket]))
+
+    def start_gateway(self) -> None:
+        self.feeder = SyntheticFeeder(INSTRUMENTS, history=150)
+        self._stop = asyncio.Event()
+        ready = threading.Event()
+
+        def answer(port: int) -> None:
+            self.gateway_port = port
+            ready.set()
+
+        gateway = Gateway(self.feeder, [self.url.rstrip("/")])
+        served = gateway.run("127.0.0.1", self.gateway_port, self._stop, answer)
+        self._gateway = asyncio.run_coroutine_threadsafe(served, self.loop)
+        assert ready.wait(20)
+
+    def stop_gateway(self) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._gateway.result(20)
+
+    def close(self) -> None:
+        self.stop_gateway()
+        self._api.should_exit = True
+        self._thread.join(20)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """Api and gateway, stopped at the end."""
+    made = Host(tmp_path)
+    yield made
+    made.close()
+
+
+class Page:
+    """A page of the console, with what its tests ask again and again."""
+
+    def __init__(self, browser: Any, url: str, **known: Any) -> None:
+        self.page = browser.new_page(viewport={"width": 1280, "height": 760}, **known)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self.page.goto(url)
+
+    def ask(self, expression: str) -> Any:
+        return self.page.evaluate(f"window.__barograph && window.__barograph.{expression}")
+
+    def until(self, expression: str, seconds: float = 40) -> None:
+        """Wait until an expression on the hooks holds; polled from here, because the page's policy forbids eval."""
+        deadline = time.monotonic() + seconds
+        while not self.ask(expression):
+            assert time.monotonic() < deadline, f"{expression} never held; page says {self.errors}"
+            time.sleep(0.1)
+
+    def picture(self) -> bytes:
+        """The heatmap's part of the page as the browser shows it (PNG)."""
+        return bytes(self.page.locator("#heat").screenshot())
+
+
+@pytest.fixture
+def open_page(chromium: Any) -> Iterator[Callable[..., Page]]:
+    """Opens pages and closes them at the end."""
+    pages: list[Page] = []
+
+    def open_one(url: str, **known: Any) -> Page:
+        pages.append(Page(chromium, url, **known))
+        return pages[-1]
+
+    yield open_one
+    for page in pages:
+        page.page.close()
