@@ -67,7 +67,7 @@ def _tracked() -> list[Path]:
 UNWANTED = {
     "an unowned note": re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b"),
     "a registry's address": re.compile(
-        r"(pypi\.|pythonhosted\.|npm" + r"js\.|maven\.|deb" + r"ian\.org|index-url)", re.IGNORECASE
+        r"(pypi\.|pythonhosted\.|npm" + r"js\.|maven\.|deb" + r"ian\.org)", re.IGNORECASE
     ),
     "a path of one machine": re.compile(r"(/wo" + r"rk/|/ro" + r"ot/|/ho" + r"me/[a-z])"),
 }
