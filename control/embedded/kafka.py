@@ -41,6 +41,10 @@ are all taken; a start that hangs is not worth more of someone's time than this.
 START_ATTEMPTS: Final = 3
 """How often free ports are tried: between the choice and the bind another process may take one."""
 
+JAVA_OPTION_VARIABLES: Final = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS")
+"""Variables from which every Java machine takes options. Emptied: a heap limit or an agent that someone set for another
+program must not change, or stop, the broker."""
+
 _POLL_S: Final = 0.05
 _BIND_FAILURE: Final = "Address already in use"
 
@@ -180,7 +184,7 @@ class EmbeddedKafka:
             argv,
             log_path=self._dir / "log" / "java.log",
             name="the Kafka broker",
-            env={"MALLOC_ARENA_MAX": "2"},  # glibc's arenas per thread cost Java 50 MB and bring nothing
+            env=dict.fromkeys(JAVA_OPTION_VARIABLES, ""),
             cwd=self._dir,  # a crashed Java machine writes its report there
             pass_fds=descriptors,
         )

@@ -106,7 +106,9 @@ def owner(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[str]", int, str]]:
         process.stdout.close()
 
 
-def test_topics_ports_and_cluster_survive_a_restart_and_a_stop_leaves_nothing(tmp_path: Path) -> None:
+def test_topics_ports_and_cluster_survive_a_restart_and_a_stop_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with EmbeddedKafka(tmp_path) as broker:
         first = broker.bootstrap_servers
         create(first, "kept", **FOREVER)
@@ -120,6 +122,7 @@ def test_topics_ports_and_cluster_survive_a_restart_and_a_stop_leaves_nothing(tm
         pid = broker.pid
     assert pid is not None
     assert not psutil.pid_exists(pid)
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "--meant-for-another-program")
     with EmbeddedKafka(tmp_path, port=int(first.split(":")[1])) as broker:
         assert broker.bootstrap_servers == first
         assert admin_of(broker).list_topics(timeout=10).cluster_id == cluster_id
