@@ -51,7 +51,8 @@ class Owned:
         generation: the assignment; an older one is dropped.
         state: reducer and place.
         held: messages applied since the last checkpoint, not acknowledged.
-        offset, seq: the last of them; -1 before the first message.
+        offset, seq: the last message whose root is complete; -1 before the first.
+        whole: whether the last message applied completed its root; in between, no checkpoint is taken.
         stale: messages out of place since the assignment.
         due_s: when the next checkpoint may be written.
     """
@@ -61,6 +62,7 @@ class Owned:
     offset: int
     seq: int
     due_s: float
+    whole: bool = True
     held: list[Any] = field(default_factory=list)
     stale: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -193,8 +195,9 @@ class StageShell:
             await self._in_thread(self._send, outgoing)
             STAGE_SECONDS.labels(self.stage.name).observe(self._clock.monotonic_s() - started_s)
             STAGE_RECORDS.labels(self.stage.name, self.manifest.tape).inc(message.envelope.count)
-        if message.envelope.last:
-            owned.offset, owned.seq = raw.offset, owned.state.sequence.next_seq - 1
+            owned.whole = message.envelope.last
+        if owned.whole:
+            owned.offset, owned.seq = max(owned.offset, raw.offset), owned.state.sequence.next_seq - 1
             STAGE_SEQ.labels(self.stage.name, self.manifest.tape, str(raw.partition)).set(owned.seq)
             if self._clock.monotonic_s() >= owned.due_s:
                 await self.checkpoint(owned)
@@ -219,7 +222,7 @@ class StageShell:
         3. The state is written: pieces, then the manifest under its offset, never below the newest.
         4. The held messages are acknowledged in order; Faust commits them.
         """
-        if not owned.held or owned.held[-1].offset != owned.offset:
+        if not owned.held or not owned.whole:
             return  # nothing new, or in the middle of a root message's parts
         started_s = self._clock.monotonic_s()
         await self._in_thread(self._producer.flush)  # 1

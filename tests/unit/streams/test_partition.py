@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(tmp_path: Path
     store.save(0, checkpoint(1), {"X": b"one"})
     store.save(0, checkpoint(2), {"X": b"two"})
     folder = tmp_path / "c/0" / what
-    victim = next(p for p in folder.iterdir() if what == "pieces" and p.read_bytes() == b"two" or "0002." in p.name)
+    victim = next(p for p in folder.iterdir() if (what == "pieces" and p.read_bytes() == b"two") or "0002." in p.name)
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
