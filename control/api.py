@@ -52,6 +52,7 @@ def create_app(*, gateway_url: Callable[[], str | None], data_dir: Path, console
     async def harden(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await call_next(request)
         response.headers.update(security_headers(gateway_url()))
+        response.headers.setdefault("Cache-Control", "no-cache")  # files of a new release must not meet old ones
         return response
 
     @app.get("/health")

@@ -51,5 +51,8 @@ export class Scale {
     this.low += (low - this.low) * part;
   }
 
+  /** How strongly small values are lifted: much when values span decades, little when they are all alike. */
+  get gain() { return this.low > 0 ? Math.min(7, Math.max(1, 0.8 * (this.end / this.low - 1))) : 7; }
+
   get end() { return Math.max((this.top || 1) / this.contrast, this.low * 1.01); }
 }

@@ -254,7 +254,7 @@ function frame(now) {
   $("heat").style.width = `${plotW}px`; $("heat").style.height = `${plotH}px`;
   heatmap.draw(history, {
     width, height, columnPx: view.colW * dpr, tickPx: (view.tickH ?? 8) * dpr, right: view.right, centre: view.centre ?? 0, low: scale.low, top: scale.end,
-    gain: state.field.fixed ? 3 : 7, background: state.ink.background, hatch: state.ink.hatch,
+    gain: state.field.fixed ? 3 : scale.gain, background: state.ink.background, hatch: state.ink.hatch,
   });
   overlay.draw(history, { ...view, w, h, dpr, pointer: state.pointer, quotes: state.quotes, trades: state.trades }, state.ink);
   state.needleMoves = gauges.draw(state.ink, seconds, dpr);

@@ -105,7 +105,7 @@ export class Overlay {
     const v = h.at(), size = 2 * h.radius + 1, bar = Math.max(1, tickH - (tickH > 4 ? 1.5 : 0)), room = PROFILE_W - 44;
     const top = Math.max(1, this.view.profileTop);
     let cumBid = 0, cumAsk = 0, cumTop = 1;
-    const bids = [], asks = [];
+    const bids = [], asks = [], labels = [];
     for (let k = 0; k <= h.radius; k += 1) {
       cumBid += v.bid_depth[h.radius - k]; cumAsk += v.ask_depth[h.radius + k];
       bids.push(cumBid); asks.push(cumAsk);
@@ -124,7 +124,14 @@ export class Overlay {
       const width = Math.max(1, Math.min(1, q / top) * room);
       ctx.fillStyle = bid >= ask ? this.ink.bid : this.ink.ask;
       ctx.globalAlpha = 0.86; ctx.fillRect(left, y - bar / 2, width, bar); ctx.globalAlpha = 1;
-      if (tickH >= 11 || (q > 0.55 * top && tickH >= 5)) { ctx.fillStyle = this.ink.text2; ctx.fillText(quantity(q), left + width + 5, y + 0.5); }
+      if (tickH >= 11 || (q > 0.55 * top && tickH >= 5)) labels.push({ q, x: left + width + 5, y });
+    }
+    ctx.fillStyle = this.ink.text2;
+    const placed = [];
+    for (const label of labels.sort((a, b) => b.q - a.q)) { // the larger order keeps its label where two would touch
+      if (placed.some((y) => Math.abs(y - label.y) < 11)) continue;
+      placed.push(label.y);
+      ctx.fillText(quantity(label.q), label.x, label.y + 0.5);
     }
     ctx.restore();
   }

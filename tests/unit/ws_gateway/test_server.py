@@ -180,7 +180,10 @@ def test_a_client_that_stays_away_is_cut(monkeypatch):
     monkeypatch.setattr(server, "BEHIND_S_MAX", 0.6)
 
     async def main():
-        async with running(radius=500) as (port, feeder, _, gateway), dial(port, max_queue=1, close_timeout=0.1) as slow:
+        async with (
+            running(radius=500) as (port, feeder, _, gateway),
+            dial(port, max_queue=1, close_timeout=0.1) as slow,
+        ):
             slow.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             for number in range(4):
                 fields = ["add_mass", "pull_mass", "fill_mass", "bid_depth", "ask_depth", "v_add", "v_pull", "a_add"]
