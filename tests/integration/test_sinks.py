@@ -38,6 +38,8 @@ from tests.unit.sinks.messages import BINS, FakeConsumer, Made, first_of_each, m
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parent.parent.parent
 
+KILLS = 5
+
 STORE = """
 import sys
 from pathlib import Path
@@ -182,15 +184,15 @@ def drain(made: Made, sink: ClickHouseSink | LakeSink, tape: str, state: Path) -
 
 def test_a_store_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
     process = StoreProcess(tmp_path / "data")
-    made = make_tape(seed=11, blocks=120, tape="killed", repeats=True)
-    sink = ClickHouseSink(process.url, Limits(rows=40, bytes=20_000, age_s=0.2))
+    made = make_tape(seed=11, blocks=100, tape="killed", repeats=True)
+    sink = ClickHouseSink(process.url, Limits(rows=100, bytes=100_000, age_s=0.2))
     over = threading.Event()
     kills = 0
 
     def kill() -> None:
         nonlocal kills
         dice = random.Random(5)
-        while not over.wait(0.3 + dice.random()):
+        while kills < KILLS and not over.wait(0.5 + dice.random()):
             process.end(signal.SIGKILL)
             kills += 1
             process.start()
@@ -218,7 +220,7 @@ def test_the_lake_gives_every_message_back(tmp_path: Path) -> None:
     objects = LocalObjectStore(tmp_path / "lake")
     drain(made, LakeSink(objects, Limits(rows=50, bytes=30_000, age_s=0.2)), "lake", tmp_path / "state")
     for table in TABLES.values():
-        lane = Lane("lake", manifest().tape_id, "main", table, 0)
+        lane = Lane("lake", manifest("lake").tape_id, "main", table, 0)
         found = objects_of(objects, lane)
         back = [e for o in found for e in decode_object(objects.get(o.name) or b"", table, lane.topic, 0)]
         assert back == list(entries(made, lane))
@@ -258,7 +260,8 @@ def test_a_new_database_is_filled_although_progress_exists(tmp_path: Path) -> No
 
 def publish(bootstrap_servers: str, made: Made, tape: str) -> None:
     topics = [NewTopic(name, 1, 1, config=spec.config()) for name, spec in of_tape(tape).items()]
-    for future in admin(bootstrap_servers).create_topics(topics).values():
+    client = admin(bootstrap_servers)
+    for future in client.create_topics(topics).values():
         future.result(30)
     producer = CheckedProducer(bootstrap_servers)
     for message in made.outgoing():

@@ -22,12 +22,10 @@ BINS = bins.columns(RADIUS)
 RUN = "run-1"
 
 
-def manifest(
-    tape: str = "t1", instruments: Sequence[str] = ("X:A", "X:B"), tape_id: str = "00aa11bb22cc33dd"
-) -> Manifest:
-    """A tape of one partition."""
+def manifest(tape: str = "t1", instruments: Sequence[str] = ("X:A", "X:B")) -> Manifest:
+    """A tape of one partition; its id goes with its name."""
     known = {name: Instrument(partition=0, tick_px=250_000_000) for name in instruments}
-    return Manifest(tape, tape_id, instruments=known, lines={"main": Line(RUN)})
+    return Manifest(tape, f"id-{tape}", instruments=known, lines={"main": Line(RUN)})
 
 
 def records(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -131,7 +129,7 @@ def _derived(
             )  # fmt: skip
             out.append((root.instrument, envelope, value))
         if repeats and rng.random() < 0.3:
-            out += out[-int(rng.integers(1, len(out) + 1)) :]
+            out += out[-int(rng.integers(1, 10)) :]
     return out
 
 
