@@ -234,3 +234,14 @@ def test_a_new_topic_of_the_same_tape_is_read_from_its_start(tmp_path: Path) -> 
     )
     assert kept == before
     assert reports[-1].drained(INSTRUMENTS)
+
+
+def test_a_batch_that_may_have_been_written_is_cut_the_same_under_other_limits(tmp_path: Path) -> None:
+    made = make_tape(seed=2, blocks=20)
+    kept: dict[str, Batch] = {}
+    dice = iter([1.0, 0.0])  # the first write is kept, and its process dies before it can note that
+    with pytest.raises(CrashError):
+        serve(made, MemorySink(kept, lambda: next(dice), Limits(30, 10**9, 1e9)), LocalObjectStore(tmp_path), 1)
+    assert len(kept) == 1
+    serve(made, MemorySink(kept, lambda: 1.0, Limits(10**9, 10**9, 1e9)), LocalObjectStore(tmp_path), 1)
+    everything(made, kept)
