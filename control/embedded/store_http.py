@@ -18,7 +18,6 @@ from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import HTTP
 from functools import partial
@@ -227,7 +226,7 @@ def _fields(http: HttpRequest, raw: bytes) -> _Fields:
 def _form(content_type: str, body: bytes) -> dict[str, str]:
     """Text fields of a multipart body; files would be external tables, which the engine does not have."""
     head = f"Content-Type: {content_type}\r\n\r\n".encode()
-    message = cast(EmailMessage, BytesParser(policy=HTTP).parsebytes(head + body))
+    message = BytesParser(policy=HTTP).parsebytes(head + body)
     out: dict[str, str] = {}
     for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")
