@@ -201,17 +201,19 @@ def test_a_store_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> Non
     killer.start()
     try:
         drain(made, sink, "killed", tmp_path / "state")
+        over.set()
+        killer.join()
+        client = connect(process.url)
+        for table in TABLES.values():
+            lane = Lane("killed", "", "main", table, 0)
+            wanted = sum(e.rows for e in entries(made, lane))
+            found = client.query(f"SELECT count(), uniqExact(seq, part, row) FROM {table.name}").result_rows[0]
+            assert found == (wanted, wanted), table.name
+        client.close()
     finally:
         over.set()
         killer.join()
-    client = connect(process.url)
-    for table in TABLES.values():
-        lane = Lane("killed", "", "main", table, 0)
-        wanted = sum(e.rows for e in entries(made, lane))
-        found = client.query(f"SELECT count(), uniqExact(seq, part, row) FROM {table.name}").result_rows[0]
-        assert found == (wanted, wanted), table.name
-    client.close()
-    process.end()
+        process.end()
     assert kills
 
 
