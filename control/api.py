@@ -72,11 +72,15 @@ def create_app(*, gateway_url: Callable[[], str | None], data_dir: Path, console
 
 
 def security_headers(gateway_url: str | None) -> dict[str, str]:
-    """Headers of every answer: scripts, styles and fonts from here only, sockets to the gateway only, no frames."""
-    gateway = f" {gateway_url.partition('/v1/')[0]}" if gateway_url else ""
+    """Headers of every answer: scripts, styles and fonts from here only, sockets to the gateway only, no frames.
+
+    A page that was opened before the gateway told its address must be able to reach it later, without a reload; until
+    the address is known, sockets to this machine are allowed.
+    """
+    gateway = gateway_url.partition("/v1/")[0] if gateway_url else "ws://127.0.0.1:* ws://localhost:*"
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:; "
-        f"connect-src 'self'{gateway}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"connect-src 'self' {gateway}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return {
         "Content-Security-Policy": policy,

@@ -1,5 +1,6 @@
 """Topics as the catalogue declares them: made, compared, deleted."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -7,14 +8,18 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.cimpl import NewTopic
 
 from runtime.errors import InputError, MissingServiceError
 from runtime.kafka import ANSWER_TIMEOUT_S, admin
 from schemas.topics import CATALOGUE, TopicSpec, of_tape
 
-DELETE_TIMEOUT_S: Final = 30.0
-"""How long the broker may take to forget a topic. It answers at once and cleans up later; names are free within 1 s."""
+SETTLE_TIMEOUT_S: Final = 30.0
+"""How long the broker may take until all it says of a new or deleted topic agrees. It takes some 100 ms; a machine
+under full load has been seen to take 3 s."""
+
+SETTLE_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +65,27 @@ class TopicAdmin:
         shared = {spec.name(): spec for spec in CATALOGUE if spec.scope == "global"}
         self._create({name: (spec, partitions) for name, spec in wanted.items()})
         self._create({name: (spec, 1) for name, spec in shared.items()})
-        described = self._admin.describe_topics(TopicCollection(list(wanted)), request_timeout=ANSWER_TIMEOUT_S)
-        ids: dict[str, str] = {}
-        for name, future in described.items():
-            description = future.result()
-            if len(description.partitions) != partitions:
+        described = self._described(list(wanted))
+        for name, found in described.items():
+            if len(found.partitions) != partitions:
                 raise InputError(
-                    f"topic {name} has {len(description.partitions)} partitions, the tape has {partitions}",
+                    f"topic {name} has {len(found.partitions)} partitions, the tape has {partitions}",
                     remedy="make the tape again with --replace",
                 )
-            ids[name] = str(description.topic_id)
-        return ids
+        return {name: str(found.topic_id) for name, found in described.items()}
+
+    def _described(self, names: list[str]) -> dict[str, TopicDescription]:
+        """Each topic as the broker knows it; waits for topics that were made a moment ago."""
+        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
+        while True:
+            futures = self._admin.describe_topics(TopicCollection(names), request_timeout=ANSWER_TIMEOUT_S)
+            try:
+                return {name: future.result() for name, future in futures.items()}
+            except KafkaException as error:
+                unknown = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+                if not unknown or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(SETTLE_POLL_S)
 
     def _create(self, wanted: dict[str, tuple[TopicSpec, int]]) -> None:
         missing = set(wanted) - self.existing()
@@ -81,7 +96,7 @@ class TopicAdmin:
                 NewTopic(n, wanted[n][1], replication_factor=self._replication, config=wanted[n][0].config())
                 for n in missing
             ],
-            operation_timeout=DELETE_TIMEOUT_S,
+            operation_timeout=SETTLE_TIMEOUT_S,
         )
         for future in futures.values():
             try:
@@ -94,8 +109,11 @@ class TopicAdmin:
         """Delete the topics that exist, and wait until their names are free."""
         present = [name for name in names if name in self.existing()]
         if present:
-            for future in self._admin.delete_topics(present, operation_timeout=DELETE_TIMEOUT_S).values():
+            for future in self._admin.delete_topics(present, operation_timeout=SETTLE_TIMEOUT_S).values():
                 future.result()
+        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
+        while not self.existing().isdisjoint(names) and time.monotonic() < deadline_s:
+            time.sleep(SETTLE_POLL_S)
 
     def drift(self, tape: str, line: str) -> list[Drift]:
         """Where the topics of a tape and line differ from the catalogue."""

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,28 @@ def test_killed_workers_leave_the_same_bytes(
     for message in read_range(kafka, topics.BINS.name(manifest.tape), 0):
         place = (message.envelope.seq, message.envelope.part)
         assert first.setdefault(place, message.value) == message.value, "a repeat differs from the first"
+
+
+def test_a_lost_state_is_computed_again_from_the_start(
+    kafka: str, tmp_path: Path, workers: list["subprocess.Popen[bytes]"]
+) -> None:
+    """The group's committed offset then stands at the end; without the explicit seek nothing would be read again."""
+    manifest, reports = make_tape("lost", SAMPLE, SMALL_BLOCKS, kafka, tmp_path)
+    publish(manifest, reports, kafka)
+    with closing(Arrival(kafka, manifest, "main", tmp_path / "state")) as arrival:
+        workers.append(start_worker(manifest.tape, kafka, tmp_path))
+        wait_for(arrival, arrival.published(), workers[-1], tmp_path / "worker.log")
+        workers[-1].send_signal(signal.SIGTERM)
+        assert workers[-1].wait(20) == 0
+        first = scan_topic(kafka, manifest, "main", topics.BINS)
+        shutil.rmtree(tmp_path / "state" / "checkpoints")
+        workers.append(start_worker(manifest.tape, kafka, tmp_path))
+        deadline = time.monotonic() + 60
+        while (again := scan_topic(kafka, manifest, "main", topics.BINS)).repeats < first.messages:
+            assert workers[-1].poll() is None, (tmp_path / "worker.log").read_text()[-3000:]
+            assert time.monotonic() < deadline, f"{again.repeats} of {first.messages} came again"
+            time.sleep(0.2)
+    assert again.sha256() == first.sha256()
 
 
 def test_a_replay_that_stopped_goes_on_after_its_last_block(kafka: str, tmp_path: Path) -> None:
