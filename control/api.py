@@ -99,6 +99,7 @@ def _tape(manifest: Manifest) -> dict[str, Any]:
     }
     return {
         "name": manifest.tape,
+        "id": manifest.tape_id,
         "state": manifest.state,
         "live": manifest.live,
         "lines": list(manifest.lines) or ["main"],

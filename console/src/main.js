@@ -12,13 +12,14 @@ import { View } from "./view.js";
 
 const BACKFILL_BINS = 900;
 const CONFIG_EVERY_MS = 5000;
+const SETTLE_MS = 15_000; // the gateway lists tapes every 5 s: for this long after a replacement an end may be the old one's
 const SCALE_EVERY_MS = 120; // sorting a sample of cells takes a millisecond: not in every frame
 const $ = (id) => document.getElementById(id);
 
 const history = new History(), scale = new Scale(), view = new View(), gauges = new Gauges(document);
 const state = {
   config: null, hello: null, tape: "", line: "main", instrument: "", field: FIELDS[0], held: false, trades: true, quotes: true,
-  gridId: 0, tradesId: 0, probing: false, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
+  known: "", settlesMs: 0, gridId: 0, tradesId: 0, probing: false, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
   leftOut: 0, gaps: 0, lost: 0, ageMs: NaN, lagMs: NaN, arrivals: [], retryAt: 0, pointer: null, ink: null,
 };
 let heatmap, overlay, stream, dirty = true, uploadFrom = 0, frameAt = performance.now();
@@ -46,7 +47,18 @@ async function loadConfig() {
   fillSelectors();
   if (!stream.url && state.config?.gateway_url) stream.connect(state.config.gateway_url);
   else if (state.config?.gateway_url) stream.url = state.config.gateway_url;
-  if (state.connected && (!state.gridId || state.refused)) begin();
+  if (replaced() || (state.ended && performance.now() < state.settlesMs)) restart();
+  else if (state.connected && (!state.gridId || state.refused)) begin();
+}
+
+/** Whether the tape was made again under the same name; the gateway notices within its own listing interval. */
+function replaced() {
+  const id = tapesNow().find((t) => t.name === state.tape)?.id, known = `${state.tape} ${id}`, before = state.known;
+  if (!id || !state.connected) return false;
+  state.known = known;
+  const changed = Boolean(before) && before !== known && before.startsWith(`${state.tape} `);
+  if (changed) state.settlesMs = performance.now() + SETTLE_MS;
+  return changed;
 }
 
 function tapesNow() { return state.config?.tapes ?? []; }
