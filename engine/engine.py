@@ -25,7 +25,7 @@ from engine.digest import book_digest
 from engine.errors import ConfigError
 from engine.memory import Memory
 from engine.order_index import find
-from engine.record_time import record_times
+from engine.record_time import TIME_LIMIT_NS, record_times
 from engine.records import kernel_view, validate
 from engine.state import ASK, BID, MACHINE_DTYPE, NONE
 from engine.ticks import tick_of
@@ -172,7 +172,12 @@ class Engine:
 
         Returns:
             The rows, and whether the clock has arrived; else call again with the same time.
+
+        Raises:
+            ValueError: the time is negative or at least 2^62 ns; nothing has changed.
         """
+        if not 0 <= t_ns < TIME_LIMIT_NS:
+            raise ValueError(f"t_ns is {t_ns}; a clock message lies between 1970 and 2116")
         _, status = self._run(driver.ADVANCE, self._no_records, 0, t_ns, rows_max)
         return self._output(), status == driver.DONE
 
