@@ -29,7 +29,7 @@ ANSWER_TIMEOUT_S: Final = 10.0
 
 BATCH_MESSAGES: Final = 64
 BATCH_WAIT_S: Final = 0.05
-"""Messages taken from the client at once, and how long it may wait for that many: at the end of a log it always does."""
+"""Messages taken from the client at once, and how long it may wait for that many: at the end of a log it does wait."""
 
 _COMMON: Final[Mapping[str, Any]] = {
     "log_level": 2,  # 0..7 as in syslog: each failed connection attempt is level 3, 20 a second during an outage
