@@ -49,7 +49,7 @@ def settings_page() -> str:
 
 def commands_page() -> str:
     """docs/commands.md: every command with its arguments and options."""
-    from control.cli import app
+    from control.app import app
 
     lines = ["# Commands\n", _NOTE]
     lines.append("Exit codes: 0 done, 1 the answer is no, 2 bad usage or input, 3 a service is missing.\n")

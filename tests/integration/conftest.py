@@ -52,6 +52,6 @@ def left_over(folder: Path) -> list[str]:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if str(folder) in command and int(process.name) != os.getpid() and "pytest" not in command:
+        if str(folder) in command and int(process.name) != os.getpid():
             found.append(command)
     return found

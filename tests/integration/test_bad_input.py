@@ -88,7 +88,7 @@ def test_another_schema_is_refused_where_mbo_is_needed(
         (["stage", "cook", "--tape", "t"], "there is no stage 'cook'"),
         (["tape", "show", "nothing"], "there is no tape 'nothing'"),
         (["nonsense"], "nonsense"),
-        (["run"], "FILES"),
+        (["run"], "Missing argument 'files'"),
     ],
 )
 def test_bad_usage(

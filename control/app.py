@@ -1,0 +1,15 @@
+"""The command line as a tree of verbs. Each module of `control.commands` adds its own; `control.cli` runs it."""
+
+import typer
+
+from control.commands import files, operations, pipeline, processes, tapes
+
+app = typer.Typer(
+    name="barograph",
+    help="Records the pressure of order books: DBN files or live venues → Kafka → books → SQL, Parquet, live grid.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for module in (pipeline, files, processes, tapes, operations):
+    module.register(app)
