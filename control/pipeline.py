@@ -22,6 +22,7 @@ from connectors.dbn_verify import Expected, VerifyReport, load_manifest, verify_
 from connectors.pacer import MAX_SPEED
 from control import health, report
 from control.arrival import DERIVED, SINKS, Arrival
+from control.claims import Claim
 from control.output import Output
 from control.plan import Decision, decide
 from control.processes import tape_specs
@@ -99,7 +100,7 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
     existing = TapeStore(LocalObjectStore(settings.state_dir)).load(name)
     identity = run_id(LINE_CONFIG)
     decision = decide(existing, name, request.line, sources, identity, replace=request.replace)
-    with Services(settings, out) as services:
+    with Services(settings, out, lasting=True) as services:
         servers, store_url = services.kafka(), services.store()
         admin = TapeAdmin(settings, servers)
         if decision is Decision.REPLACE and existing is not None:
@@ -195,11 +196,11 @@ def _process(
     settings: Settings,
     out: Output,
 ) -> Manifest:
-    """Workers on, publish, wait until everything has arrived, workers off."""
+    """Workers on, publish, wait until everything has arrived, workers off; where `up` has workers on, those work."""
     servers = services.kafka()
-    supervisor = Supervisor(
-        tape_specs(manifest.tape, request.line, settings, servers, services.store()), settings.data_dir / "log"
-    )
+    claim = Claim(settings.state_dir, manifest, request.line)
+    specs = tape_specs(manifest.tape, request.line, settings, servers, services.store()) if claim.take() else []
+    supervisor = Supervisor(specs, settings.data_dir / "log")
     supervisor.start()
     try:
         with out.bar("publishing", "records") as advance:
@@ -220,6 +221,7 @@ def _process(
                 time.sleep(POLL_S)
     finally:
         supervisor.stop()
+        claim.release()
     return manifest
 
 

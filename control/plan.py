@@ -4,6 +4,7 @@
 |---|---|---|
 | does not exist | any | CREATE |
 | exists | yes | REPLACE |
+| was being deleted when that was interrupted | any | REPLACE |
 | of other files | no | refused |
 | finished, same files | no | REPORT: from topics, store and lake, under the run they carry; no stage starts |
 | unfinished, same files, same run | no | RESUME |
@@ -43,7 +44,7 @@ def decide(
     """
     if existing is None:
         return Decision.CREATE
-    if replace:
+    if replace or existing.state == "deleted":
         return Decision.REPLACE
     if [s.sha256 for s in existing.sources] != [s.sha256 for s in sources]:
         names = ", ".join(s.name for s in existing.sources) or "a live feed"

@@ -1,7 +1,8 @@
 """Kafka and the store for a command: given by address, found running on the data folder, or started and stopped here.
 
 Every command that needs a part asks here, so `--bootstrap-servers` and `--clickhouse-url` switch any of them, a
-running `barograph up` is shared by all commands on its folder, and nothing started for a command outlives it.
+running `barograph up` is shared by all commands on its folder, and nothing started for a command outlives it. Hence a
+command that works for longer builds only on parts that last: not on the broker of another `run`, which ends with it.
 """
 
 from contextlib import ExitStack
@@ -26,10 +27,12 @@ class Services:
     Args:
         settings: addresses and data folder.
         out: where a first-time download shows its progress.
+        lasting: whether parts that another command started for itself are left alone; its own start is then refused,
+            because that command owns the folder.
     """
 
-    def __init__(self, settings: Settings, out: Output) -> None:
-        self.settings, self._out = settings, out
+    def __init__(self, settings: Settings, out: Output, *, lasting: bool = False) -> None:
+        self.settings, self._out, self._lasting = settings, out, lasting
         self.endpoints = Endpoints(settings.data_dir)
         self._stack = ExitStack()
         self._kafka = self._store = ""
@@ -45,9 +48,10 @@ class Services:
 
         Raises:
             MissingServiceError: the given one does not answer, or the embedded one cannot be had.
+            FolderInUseError: another command runs one for itself on this folder.
         """
         if not self._kafka:
-            known = self.settings.bootstrap_servers or self.endpoints.find("kafka")
+            known = self.settings.bootstrap_servers or self.endpoints.find("kafka", lasting=self._lasting)
             if known:
                 ping(known)
                 self._kafka = known
@@ -62,7 +66,7 @@ class Services:
             MissingServiceError: the given one does not answer.
         """
         if not self._store:
-            known = self.settings.clickhouse_url or self.endpoints.find("store")
+            known = self.settings.clickhouse_url or self.endpoints.find("store", lasting=self._lasting)
             if known is None or not known:
                 known = self._stack.enter_context(running_store(self.settings.data_dir))
                 self._publish("store", known)
@@ -84,7 +88,7 @@ class Services:
         return broker.bootstrap_servers
 
     def _publish(self, name: str, address: str) -> None:
-        self.endpoints.publish(name, address)
+        self.endpoints.publish(name, address, lasting=False)
         self._stack.callback(self.endpoints.withdraw, name)
 
 

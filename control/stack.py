@@ -7,10 +7,12 @@ appears (a replay in another terminal makes one) and stopped when it is finished
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Self
 
 from control import health
 from control.arrival import Arrival
+from control.claims import Claim
 from control.embedded.kafka_jars import ensure_jars
 from control.embedded.kafka_lock import read_lock
 from control.output import Output
@@ -29,6 +31,20 @@ TAPES_EVERY_S: Final = 2.0
 """How often new and finished tapes are looked for; gateway and store list tapes every 5 s."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """The workers of one tape and line: their processes, how far they are, the right to run them."""
+
+    supervisor: Supervisor
+    arrival: Arrival
+    claim: Claim
+
+    def stop(self) -> None:
+        self.arrival.close()
+        self.supervisor.stop()
+        self.claim.release()
+
+
 class Stack:
     """The running parts of one data folder; a context manager.
 
@@ -42,7 +58,7 @@ class Stack:
         self._settings, self._out, self._only = settings, out, only
         self._endpoints = Endpoints(settings.data_dir)
         self._tapes = TapeStore(LocalObjectStore(settings.state_dir))
-        self._workers: dict[tuple[str, str], tuple[Supervisor, Arrival]] = {}
+        self._workers: dict[tuple[str, str], _Workers] = {}
         self._base = Supervisor([], settings.data_dir / "log")
         self._looked_s = 0.0
         self.bootstrap_servers = settings.bootstrap_servers
@@ -70,9 +86,8 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for supervisor, arrival in self._workers.values():
-            arrival.close()
-            supervisor.stop()
+        for workers in self._workers.values():
+            workers.stop()
         self._base.stop()
 
     @property
@@ -83,8 +98,8 @@ class Stack:
     def poll(self) -> None:
         """Look at every process and, every 2 s, at the tapes; call a few times a second."""
         self._base.poll()
-        for supervisor, _ in self._workers.values():
-            supervisor.poll()
+        for workers in self._workers.values():
+            workers.supervisor.poll()
         if time.monotonic() - self._looked_s >= TAPES_EVERY_S:
             self._looked_s = time.monotonic()
             self._look_at_tapes()
@@ -99,29 +114,29 @@ class Stack:
         wanted: dict[tuple[str, str], Manifest] = {}
         for name in self._tapes.names():
             manifest = self._tapes.load(name)
-            if manifest is not None and (self._only is None or name in self._only):
+            if manifest is None or manifest.state == "deleted":
+                continue
+            if self._only is None or name in self._only:
                 wanted.update({(manifest.tape_id, line): manifest for line in manifest.lines})
         for key in set(self._workers) - set(wanted):
-            self._stop_worker(key)  # the tape was deleted or replaced
+            self._workers.pop(key).stop()  # the tape was deleted or replaced
         for (tape_id, line), manifest in wanted.items():
-            worker = self._workers.get((tape_id, line))
-            if worker is None and manifest.state == "open":
-                self._start_worker(manifest, line)
-            elif worker is not None and manifest.state == "finished" and worker[1].complete():
-                self._stop_worker((tape_id, line))
+            workers = self._workers.get((tape_id, line))
+            if workers is None and manifest.state == "open":
+                self._start_workers(manifest, line)
+            elif workers is not None and manifest.state == "finished" and workers.arrival.complete():
+                self._workers.pop((tape_id, line)).stop()
 
-    def _start_worker(self, manifest: Manifest, line: str) -> None:
+    def _start_workers(self, manifest: Manifest, line: str) -> None:
+        claim = Claim(self._settings.state_dir, manifest, line)
+        if not claim.take():
+            return  # a `run` works on it
         specs = tape_specs(manifest.tape, line, self._settings, self.bootstrap_servers, self.store_url)
         supervisor = Supervisor(specs, self._settings.data_dir / "log")
         supervisor.start()
         arrival = Arrival(self.bootstrap_servers, manifest, line, self._settings.state_dir)
-        self._workers[manifest.tape_id, line] = supervisor, arrival
+        self._workers[manifest.tape_id, line] = _Workers(supervisor, arrival, claim)
         self._out.note(f"working on tape {manifest.tape}, line {line}")
-
-    def _stop_worker(self, key: tuple[str, str]) -> None:
-        supervisor, arrival = self._workers.pop(key)
-        arrival.close()
-        supervisor.stop()
 
     def _spec(self, verb: str, endpoint: str, *words: str) -> ProcessSpec:
         return ProcessSpec(verb, argv(verb, *words, settings=self._settings), ready=self._answers(endpoint))

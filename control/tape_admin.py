@@ -1,13 +1,17 @@
 """Making, changing and deleting tapes: manifest, topics, announcement, and everything that was derived from them."""
 
+import fcntl
 import shutil
+import time
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from control.services import open_store
 from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
+from runtime.errors import InputError
 from runtime.kafka import CheckedProducer
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
@@ -17,6 +21,9 @@ from schemas.message import Outgoing
 from schemas.topics import TAPES, of_tape
 from sinks.ddl import drop_tape as drop_rows
 from sinks.lake import drop_tape as drop_objects
+
+WRITERS_TIMEOUT_S: Final = 20.0
+"""How long to wait for the sinks of a tape that is to be deleted. `up` looks at tapes every 2 s and stops them in 5."""
 
 TIMEOUT_S: Final = 30.0
 """For the announcement to be confirmed; a broker that answers at all does so within a second."""
@@ -57,7 +64,13 @@ class TapeAdmin:
         return finished
 
     def delete(self, manifest: Manifest, store_url: str) -> None:
-        """Delete a tape: rows, lake objects, states, topics, and last the manifest, so that a repeat can go on."""
+        """Delete a tape: rows, lake objects, states, topics, and last the manifest, so that a repeat can go on.
+
+        Raises:
+            InputError: a sink still writes it after `WRITERS_TIMEOUT_S`.
+        """
+        self._save(replace(manifest, state="deleted"))
+        self._wait_until_nobody_writes(manifest)
         with closing(open_store(store_url)) as client:
             drop_rows(client, manifest.tape)
         drop_objects(LocalObjectStore(self._settings.lake_dir), manifest.tape)
@@ -68,6 +81,17 @@ class TapeAdmin:
         self._topics.delete(sorted(names))
         self._announce(manifest, "deleted")
         self.tapes.delete(manifest.tape)
+
+    def _wait_until_nobody_writes(self, manifest: Manifest) -> None:
+        """`up` stops the workers of a deleted tape; rows that a sink writes after ours are gone would stay for ever."""
+        deadline_s = time.monotonic() + WRITERS_TIMEOUT_S
+        locks = [p for p in self._settings.state_dir.glob(f"sinks/*/{manifest.tape_id}/**/.*.lock") if p.is_file()]
+        while any(_is_locked(path) for path in locks):
+            if time.monotonic() > deadline_s:
+                raise InputError(
+                    f"tape {manifest.tape} is still being written by a sink", remedy="stop that process, then try again"
+                )
+            time.sleep(0.2)
 
     def _save(self, manifest: Manifest) -> None:
         self.tapes.save(manifest)
@@ -88,3 +112,13 @@ class TapeAdmin:
         producer = CheckedProducer(self._servers)
         producer.send(Outgoing(TAPES.name(), 0, manifest.tape, value, envelope))
         producer.flush(TIMEOUT_S)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a sink's lane."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False

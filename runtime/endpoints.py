@@ -28,10 +28,13 @@ class Endpoints:
         self._dir = data_dir
         self._store = LocalObjectStore(data_dir)
 
-    def publish(self, name: str, address: str, pid: int | None = None) -> None:
-        """Say that part `name` answers at `address` as long as process `pid` (default: this one) lives."""
+    def publish(self, name: str, address: str, pid: int | None = None, *, lasting: bool = True) -> None:
+        """Say that part `name` answers at `address` as long as process `pid` (default: this one) lives.
+
+        A part that was started for one command is not `lasting`: others may ask it, but must not build on it.
+        """
         with self._locked() as entries:
-            entries[name] = {"address": address, "pid": pid or os.getpid()}
+            entries[name] = {"address": address, "pid": pid or os.getpid(), "lasting": lasting}
 
     def withdraw(self, *names: str) -> None:
         """Forget the parts, if they are there."""
@@ -39,13 +42,14 @@ class Endpoints:
             for name in names:
                 entries.pop(name, None)
 
-    def find(self, name: str) -> str | None:
-        """The address of a part whose process lives; None if there is none."""
-        return self.all().get(name)
+    def find(self, name: str, *, lasting: bool = False) -> str | None:
+        """The address of a part whose process lives, on request only of a lasting one; None if there is none."""
+        return self.all(lasting=lasting).get(name)
 
-    def all(self) -> dict[str, str]:
-        """Name → address of every part whose process lives."""
-        return {n: str(e["address"]) for n, e in self._read().items() if _alive(int(str(e["pid"])))}
+    def all(self, *, lasting: bool = False) -> dict[str, str]:
+        """Name → address of every part whose process lives; on request of the lasting ones only."""
+        living = {name: entry for name, entry in self._read().items() if _alive(int(str(entry["pid"])))}
+        return {name: str(e["address"]) for name, e in living.items() if e.get("lasting", True) or not lasting}
 
     def _read(self) -> dict[str, dict[str, object]]:
         entries: dict[str, dict[str, object]] = json.loads(self._store.get(FILE) or b"{}")

@@ -14,7 +14,7 @@ from runtime.errors import InputError
 from runtime.object_store import ObjectStore
 from schemas.names import is_name
 
-State = Literal["open", "finished"]
+State = Literal["open", "finished", "deleted"]
 _ROOT: Final = "tapes"
 
 
@@ -63,7 +63,8 @@ class Manifest:
     Attributes:
         tape: its name.
         tape_id: random, 16 hex digits; another one after the tape was replaced.
-        state: `open` until the `end` of every instrument was published.
+        state: `open` until the `end` of every instrument was published, then `finished`; `deleted` while it is being
+            deleted: its workers stop, and whoever deletes goes on.
         live: whether a clock drives it; such a tape has no end.
         partitions: partition count of all its topics; never changes.
         base: what is added to a raw offset to give `seq`, per partition.

@@ -79,7 +79,7 @@ def replay(
 
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     request = _request(files, tape, line, tick, speed, replace, manifest)
-    with Services(settings, out) as services:
+    with Services(settings, out, lasting=True) as services:
         out.result(pipeline.replay(request, services, settings, out))
 
 

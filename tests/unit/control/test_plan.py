@@ -27,6 +27,7 @@ def test_decisions() -> None:
     assert plan(replace(OPEN, state="finished"), run="run2") is Decision.REPORT
     assert plan(replace(OPEN, state="finished"), again=True) is Decision.REPLACE
     assert plan(replace(OPEN, lines={})) is Decision.RESUME
+    assert plan(replace(OPEN, state="deleted"), run="run2") is Decision.REPLACE
 
 
 def test_other_files_are_refused() -> None:

@@ -83,7 +83,10 @@ def test_endpoints_of_dead_processes_are_not_given_out(tmp_path: Path) -> None:
     assert endpoints.all() == {"kafka": "127.0.0.1:1", "store": "http://127.0.0.1:2"}
     child.communicate()
     assert endpoints.find("kafka") is None
-    endpoints.withdraw("store", "unknown")
+    endpoints.publish("api", "http://127.0.0.1:3", lasting=False)
+    assert endpoints.find("api") == "http://127.0.0.1:3"
+    assert endpoints.all(lasting=True) == {"store": "http://127.0.0.1:2"}
+    endpoints.withdraw("store", "unknown", "api")
     assert endpoints.all() == {}
 
 
