@@ -5,10 +5,10 @@ workers would be turned away by the group and by the sinks' own locks, in confus
 holds a lock that dies with its process, and the other waits for the result instead.
 """
 
-import fcntl
-import os
 from pathlib import Path
 
+from control.embedded.folder_lock import FolderLock
+from runtime.errors import FolderInUseError
 from runtime.tapes import Manifest
 
 
@@ -22,25 +22,20 @@ class Claim:
     """
 
     def __init__(self, state_dir: Path, manifest: Manifest, line: str) -> None:
-        self._path = state_dir / "workers" / manifest.tape_id / f"{line}.lock"
-        self._handle: int | None = None
+        self._lock = FolderLock(state_dir / "workers" / manifest.tape_id / line, "a set of workers")
+        self._held = False
 
     def take(self) -> bool:
         """Take it; False while another process holds it."""
-        if self._handle is not None:
-            return True
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited: workers must not keep it alive
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            return False
-        self._handle = handle
+        if not self._held:
+            try:
+                self._lock.acquire(patience_s=0)
+            except FolderInUseError:
+                return False
+            self._held = True
         return True
 
     def release(self) -> None:
         """Give it back; nothing happens if it is not held."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        self._lock.release()
+        self._held = False

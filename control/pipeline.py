@@ -86,6 +86,60 @@ class Stopwatch:
         return {"total": time.monotonic() - self.started_s, **self.phases}
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request after its files were verified and its tape was looked at; nothing was changed yet.
+
+    Attributes:
+        request: what the user asked for.
+        reports: the files, in time order.
+        tape: name of the tape.
+        existing: its manifest; None if there is no such tape.
+        run: identity of what would compute the line.
+        decision: what to do about the tape.
+    """
+
+    request: RunRequest
+    reports: Sequence[VerifyReport]
+    tape: str
+    existing: Manifest | None
+    run: str
+    decision: Decision
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The files as a manifest names them."""
+        return _sources(self.reports)
+
+
+def prepare(request: RunRequest, settings: Settings, out: Output) -> Job:
+    """Verify the files and decide what to do about the tape.
+
+    Raises:
+        DbnError, InputError: a file or the tape is not fit.
+        MissingServiceError: the disk is nearly full.
+    """
+    health.require_disk(settings)
+    with out.bar("verifying", "bytes") as advance:
+        reports = verify_all(request.files, manifest=request.expected, on_progress=advance)
+    tape, identity = request.tape or tape_of_file(Path(reports[0].path).name), run_id(LINE_CONFIG)
+    existing = TapeStore(LocalObjectStore(settings.state_dir)).load(tape)
+    decision = decide(existing, tape, request.line, _sources(reports), identity, replace=request.replace)
+    if existing is not None and decision is not Decision.REPLACE:
+        _refuse_other_tick(existing, request.tick_px)
+    return Job(request, reports, tape, existing, identity, decision)
+
+
+def open_tape(job: Job, admin: TapeAdmin, services: Services, settings: Settings, out: Output) -> Manifest:
+    """Make the tape ready to be published on, deleting the old one if that was decided."""
+    manifest = job.existing
+    if job.decision is Decision.REPLACE and manifest is not None:
+        admin.delete(manifest, services.store())
+        manifest = None
+    manifest = manifest or _plan_tape(job, settings, out)
+    return admin.open(manifest, job.request.line, Line(job.run, LINE_CONFIG))
+
+
 def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
     """Do the main job and return its report.
 
@@ -94,56 +148,37 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
         MissingServiceError: a part cannot be had or died.
     """
     watch = Stopwatch()
-    health.require_disk(settings)
-    reports = check_files(request, out)
-    name, sources = request.tape or tape_of_file(Path(reports[0].path).name), sources_of(reports)
-    existing = TapeStore(LocalObjectStore(settings.state_dir)).load(name)
-    identity = run_id(LINE_CONFIG)
-    decision = decide(existing, name, request.line, sources, identity, replace=request.replace)
+    job = prepare(request, settings, out)
     with Services(settings, out, lasting=True) as services:
         servers, store_url = services.kafka(), services.store()
-        admin = TapeAdmin(settings, servers)
-        if decision is Decision.REPLACE and existing is not None:
-            admin.delete(existing, store_url)
-            existing = None
-        manifest = existing or plan_tape(name, request, reports, sources, settings, out)
-        _refuse_other_tick(manifest, request.tick_px)
-        if decision is not Decision.REPORT:
-            manifest = admin.open(manifest, request.line, Line(identity, LINE_CONFIG))
+        manifest = job.existing
+        if job.decision is not Decision.REPORT or manifest is None:
+            admin = TapeAdmin(settings, servers)
+            manifest = open_tape(job, admin, services, settings, out)
             watch.mark("startup")
-            manifest = _process(request, manifest, reports, admin, services, settings, out)
+            manifest = _process(job, manifest, admin, services, settings, out)
             watch.mark("drain")
         return report.build(manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds, out)
 
 
-def replay(request: RunRequest, services: Services, settings: Settings, out: Output) -> dict[str, Any]:
+def replay(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
     """Publish the files of a request on its tape, for whoever works on it; the tape is made if there is none.
 
     Raises:
         DbnError, InputError: a file or the tape is not fit; nothing was published.
         MissingServiceError: no broker.
     """
-    health.require_disk(settings)
-    reports = check_files(request, out)
-    name, sources = request.tape or tape_of_file(Path(reports[0].path).name), sources_of(reports)
-    existing = TapeStore(LocalObjectStore(settings.state_dir)).load(name)
-    identity = run_id(LINE_CONFIG)
-    decision = decide(existing, name, request.line, sources, identity, replace=request.replace)
-    servers = services.kafka()
-    admin = TapeAdmin(settings, servers)
-    if decision is Decision.REPLACE and existing is not None:
-        admin.delete(existing, services.store())
-        existing = None
-    manifest = existing or plan_tape(name, request, reports, sources, settings, out)
-    _refuse_other_tick(manifest, request.tick_px)
-    if decision is Decision.REPORT:
-        out.note(f"tape {name} is finished already; nothing was published")
-        return {"tape": name, "messages": 0, "records": 0}
-    manifest = admin.open(manifest, request.line, Line(identity, LINE_CONFIG))
-    with out.bar("publishing", "records") as advance:
-        result = publish(request, manifest, reports, servers, advance)
-    admin.finish(manifest)
-    return {"tape": name, "messages": result.messages, "records": result.records}
+    job = prepare(request, settings, out)
+    if job.decision is Decision.REPORT:
+        out.note(f"tape {job.tape} is finished already; nothing was published")
+        return {"tape": job.tape, "messages": 0, "records": 0}
+    with Services(settings, out, lasting=True) as services:
+        admin = TapeAdmin(settings, services.kafka())
+        manifest = open_tape(job, admin, services, settings, out)
+        with out.bar("publishing", "records") as advance:
+            result = _publish(job, manifest, services.kafka(), advance)
+        admin.finish(manifest)
+    return {"tape": job.tape, "messages": result.messages, "records": result.records}
 
 
 def load_expected(path: Path | None) -> Mapping[str, Expected] | None:
@@ -151,62 +186,41 @@ def load_expected(path: Path | None) -> Mapping[str, Expected] | None:
     return None if path is None else load_manifest(path)
 
 
-def check_files(request: RunRequest, out: Output) -> list[VerifyReport]:
-    """Verify the files of a request; their reports in time order."""
-    with out.bar("verifying", "bytes") as advance:
-        return verify_all(request.files, manifest=request.expected, on_progress=advance)
-
-
-def sources_of(reports: Sequence[VerifyReport]) -> tuple[Source, ...]:
-    """The files as a manifest names them."""
+def _sources(reports: Sequence[VerifyReport]) -> tuple[Source, ...]:
     return tuple(Source(Path(r.path).name, r.sha256, r.mbo_records) for r in reports)
 
 
-def plan_tape(
-    name: str,
-    request: RunRequest,
-    reports: Sequence[VerifyReport],
-    sources: tuple[Source, ...],
-    settings: Settings,
-    out: Output,
-) -> Manifest:
+def _plan_tape(job: Job, settings: Settings, out: Output) -> Manifest:
     """The manifest of a tape that does not exist yet."""
-    found, notices = instruments.resolve(reports, tick_px=request.tick_px, partitions=settings.partitions)
+    known, notices = instruments.resolve(job.reports, tick_px=job.request.tick_px, partitions=settings.partitions)
     for notice in notices:
         out.note(notice)
-    rule = rule_for_speed(request.speed)
-    return new_tape(name, partitions=settings.partitions, instruments=found, sources=sources, blocking=rule.to_dict())
+    rule = rule_for_speed(job.request.speed).to_dict()
+    return new_tape(job.tape, partitions=settings.partitions, instruments=known, sources=job.sources, blocking=rule)
 
 
-def publish(
-    request: RunRequest, manifest: Manifest, reports: Sequence[VerifyReport], servers: str, on_progress: Any
-) -> dbn_replay.ReplayResult:
+def _publish(job: Job, manifest: Manifest, servers: str, on_progress: Any) -> dbn_replay.ReplayResult:
     """Publish what is not on the raw topic yet, by the manifest's own cutting rule."""
-    plan = dbn_replay.ReplayPlan(manifest.tape, reports, manifest.instruments, CutRule(**manifest.blocking))
+    plan = dbn_replay.ReplayPlan(manifest.tape, job.reports, manifest.instruments, CutRule(**manifest.blocking))
     tails = dbn_replay.read_tails(servers, plan.topic, manifest.partitions)
-    return dbn_replay.publish(plan, CheckedProducer(servers), tails, speed=request.speed, on_progress=on_progress)
+    producer = CheckedProducer(servers)
+    return dbn_replay.publish(plan, producer, tails, speed=job.request.speed, on_progress=on_progress)
 
 
 def _process(
-    request: RunRequest,
-    manifest: Manifest,
-    reports: Sequence[VerifyReport],
-    admin: TapeAdmin,
-    services: Services,
-    settings: Settings,
-    out: Output,
+    job: Job, manifest: Manifest, admin: TapeAdmin, services: Services, settings: Settings, out: Output
 ) -> Manifest:
     """Workers on, publish, wait until everything has arrived, workers off; where `up` has workers on, those work."""
-    servers = services.kafka()
-    claim = Claim(settings.state_dir, manifest, request.line)
-    specs = tape_specs(manifest.tape, request.line, settings, servers, services.store()) if claim.take() else []
+    servers, line = services.kafka(), job.request.line
+    claim = Claim(settings.state_dir, manifest, line)
+    specs = tape_specs(manifest.tape, line, settings, servers, services.store()) if claim.take() else []
     supervisor = Supervisor(specs, settings.data_dir / "log")
     supervisor.start()
     try:
         with out.bar("publishing", "records") as advance:
-            publish(request, manifest, reports, servers, advance)
+            _publish(job, manifest, servers, advance)
         manifest = admin.finish(manifest)
-        with closing(Arrival(servers, manifest, request.line, settings.state_dir)) as arrival:
+        with closing(Arrival(servers, manifest, line, settings.state_dir)) as arrival:
             published = arrival.published()
             steps: list[tuple[str, Callable[[], int], int]] = [
                 (f"books: {spec.stream}", partial(arrival.computed, spec), published) for spec in DERIVED

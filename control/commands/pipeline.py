@@ -75,12 +75,10 @@ def replay(
 ) -> None:
     """Publish DBN files on a tape at a chosen speed; `barograph up` on the same folder works on it."""
     from control import pipeline
-    from control.services import Services
 
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     request = _request(files, tape, line, tick, speed, replace, manifest)
-    with Services(settings, out, lasting=True) as services:
-        out.result(pipeline.replay(request, services, settings, out))
+    out.result(pipeline.replay(request, settings, out))
 
 
 def up(
