@@ -52,7 +52,7 @@ def tick_px_of_option(text: str) -> int:
     Raises:
         InputError: not a positive decimal number of at most nine places.
     """
-    match = re.fullmatch(r"(\d{1,9})?(?:\.(\d{1,9}))?", text.strip())
+    match = re.fullmatch(r"(\d{1,9})?(?:\.(\d{1,9}))?", text.strip(), re.ASCII)
     px = 0 if match is None else int(match[1] or 0) * 10**9 + int((match[2] or "").ljust(9, "0"))
     if px <= 0:
         raise InputError(f"{text!r} is no tick size", remedy="give a positive decimal number such as 0.25")

@@ -34,35 +34,25 @@ def settings(**given: Any) -> Settings:
 
 
 def tick_px(text: str | None) -> int | None:
-    """A tick size as written by a person, in 1e-9; exact, no float on the way.
+    """A tick size as written by a person, in 1e-9; None if none was given.
 
     Raises:
-        UsageError: not a positive decimal of at most nine places.
+        InputError: not a positive decimal of at most nine places.
     """
-    if text is None:
-        return None
-    whole, _, fraction = text.partition(".")
-    digits = f"{whole}{fraction:0<9}"
-    if len(fraction) > 9 or not (digits.isascii() and digits.isdecimal()) or int(digits) == 0:
-        raise UsageError(f"--tick {text} is no tick size", remedy="write a positive number such as 0.25")
-    return int(digits)
+    from connectors.instruments import tick_px_of_option
+
+    return None if text is None else tick_px_of_option(text)
 
 
-def speed(text: str) -> float | None:
-    """A replay speed: None for `max`, else a multiple of real time.
+def speed(text: str) -> float:
+    """A replay speed: infinite for `max`, else a multiple of real time.
 
     Raises:
-        UsageError: neither.
+        InputError: neither.
     """
-    if text == "max":
-        return None
-    try:
-        factor = float(text.removesuffix("x"))
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < 1e6:
-        raise UsageError(f"--speed {text} is no speed", remedy="write max, or a multiple such as 1x or 0.5x")
-    return factor
+    from connectors.pacer import parse_speed
+
+    return parse_speed(text)
 
 
 def cell_ns(text: str) -> int:

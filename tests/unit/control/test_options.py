@@ -1,5 +1,7 @@
 """Options as people write them."""
 
+import math
+
 import pytest
 
 from control import options
@@ -15,18 +17,18 @@ def test_tick(text: str | None, px: int | None) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "0.0000000001", "", "1e-2", "٣"])
 def test_bad_tick(text: str) -> None:
-    with pytest.raises(UsageError, match="is no tick size"):
+    with pytest.raises(InputError, match="is no tick size"):
         options.tick_px(text)
 
 
-@pytest.mark.parametrize(("text", "factor"), [("max", None), ("1x", 1.0), ("0.5", 0.5), ("100x", 100.0)])
-def test_speed(text: str, factor: float | None) -> None:
+@pytest.mark.parametrize(("text", "factor"), [("max", math.inf), ("1x", 1.0), ("0.5", 0.5), ("100x", 100.0)])
+def test_speed(text: str, factor: float) -> None:
     assert options.speed(text) == factor
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1x", "nan", "inf", "fast"])
+@pytest.mark.parametrize("text", ["", "0", "-1x", "nan", "inf", "fast", "1000000x", "٣x"])
 def test_bad_speed(text: str) -> None:
-    with pytest.raises(UsageError, match="is no speed"):
+    with pytest.raises(InputError, match="is no speed"):
         options.speed(text)
 
 
