@@ -18,10 +18,10 @@ from runtime.tapes import Manifest
 from schemas import topics
 from schemas.message import Message
 from schemas.topics import TopicSpec
-from sinks.runner import SinkReport
+from sinks.runner import NAMES, SinkReport
 
 DERIVED = (topics.BINS, topics.TRADES)
-SINKS = ("clickhouse", "lake")
+SINKS = NAMES
 
 
 def report_sink(state_dir: Path, manifest: Manifest, line: str) -> Callable[[SinkReport], None]:

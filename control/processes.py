@@ -3,10 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+from control.arrival import SINKS
 from control.supervisor import ProcessSpec
 from runtime.settings import Settings
-
-SINKS = ("clickhouse", "lake")
 
 
 def argv(*words: str, settings: Settings) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 
@@ -47,6 +47,8 @@ LOOK_S: Final = 0.5
 _PASSING: Final = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 
 Name = Literal["clickhouse", "lake"]
+NAMES: Final[tuple[Name, ...]] = get_args(Name)
+"""Every sink, in the order in which they are started and shown."""
 
 
 @dataclass(frozen=True, slots=True)
