@@ -234,7 +234,7 @@ def publish(
         on_progress: called with (records published, records in all).
 
     Raises:
-        DbnError, InputError: see `messages_of` and `remaining`.
+        DbnError, InputError: see `messages_of` and `standing`.
         DeliveryError: the broker did not confirm a message.
     """
     clock, stop = clock or WallClock(), stop or threading.Event()

@@ -189,7 +189,11 @@ def to_message(raw: Any) -> Message:
 
 
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """First offset of the log, and the offset after its end."""
+    """First offset of the log, and the offset after its end.
+
+    Raises:
+        KafkaException: no such partition, or no answer within `ANSWER_TIMEOUT_S`.
+    """
     low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_TIMEOUT_S)
     return int(low), int(high)
 
@@ -201,6 +205,7 @@ def read_range(
 
     Raises:
         BarographError: an offset before the start of the log is asked for, or the broker stops answering.
+        KafkaException: there is no such partition.
     """
     client = consumer(bootstrap_servers)
     with contextlib.closing(client):

@@ -1,8 +1,8 @@
 """Settings: the only reader of the environment. `docs/settings.md` lists every field; a test compares.
 
-Every field is also an option of the command line; the environment (`BAROGRAPH_` before the field's name) comes below
-it, the defaults below that. Settings say where and how the software runs, never what it computes: whatever changes a
-result is part of a line's configuration and of its `run`.
+Fields that a command needs are also its options; an option wins over the environment (`BAROGRAPH_` before the field's
+name), the environment over the default. Settings say where and how the software runs, never what it computes: whatever
+changes a result is part of a line's configuration and of its `run`.
 """
 
 from pathlib import Path
