@@ -2,12 +2,17 @@
 
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from control.docgen import PAGES
+from runtime import telemetry
+from schemas.envelope import Envelope
 from schemas.topics import CATALOGUE
+from ws_gateway import metrics
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,6 +33,15 @@ def test_every_dependency_says_why() -> None:
 def test_every_topic_is_in_the_architecture() -> None:
     page = (ROOT / "docs/architecture.md").read_text()
     assert [s.stream for s in CATALOGUE if s.name("T", "L") not in page] == []
+
+
+def test_every_metric_and_header_is_in_operations() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    told = [m for module in (telemetry, metrics) for m in vars(module).values() if isinstance(m, MetricWrapperBase)]
+    names = [family.name + "_total" * (family.type == "counter") for metric in told for family in metric.describe()]
+    assert len(names) > 10
+    names += [field.name for field in fields(Envelope) if field.name != "other"]
+    assert [name for name in names if f"`{name}`" not in page] == []
 
 
 def test_decisions_are_numbered_without_holes() -> None:
