@@ -1,9 +1,4 @@
-"""Who works on a tape and line: one process at a time starts its workers.
-
-`run` starts workers for its own tape, `up` for every open one; on one data folder both may meet. A second set of
-workers would be turned away by the group and by the sinks' own locks, in confusing ways; so whoever starts workers
-holds a lock that dies with its process, and the other waits for the result instead.
-"""
+"""The right to start the workers of a tape and line: one process at a time holds it, and it dies with that process."""
 
 from pathlib import Path
 

@@ -29,14 +29,14 @@ def main() -> None:
 def _run() -> int:
     from typer.exceptions import TyperException
 
+    from control import options
     from control.app import app
     from control.output import show_error
     from runtime.errors import BarographError
-    from runtime.settings import Settings
     from runtime.telemetry import configure_logging
 
     try:
-        configure_logging(Settings().log_level)
+        configure_logging(options.settings().log_level)
         return int(app(standalone_mode=False) or 0)
     except BarographError as error:
         show_error(error, "--json" in sys.argv)

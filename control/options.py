@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from runtime.errors import InputError, UsageError
 from runtime.settings import Settings
@@ -29,8 +30,20 @@ Port = Annotated[int | None, typer.Option("--port", help="port; 0 takes a free o
 
 
 def settings(**given: Any) -> Settings:
-    """Settings from options; what is None comes from the environment or the default."""
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+    """Settings from options; what is None comes from the environment or the default.
+
+    Raises:
+        UsageError: a value is not of its kind or out of its range.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise UsageError(
+            f"setting {name} cannot be {first['input']!r}: {first['msg'].lower()}",
+            remedy=f"correct the option, or the variable BAROGRAPH_{name.upper()}",
+        ) from error
 
 
 def tick_px(text: str | None) -> int | None:

@@ -9,8 +9,8 @@
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,26 +22,19 @@ from connectors.dbn_verify import Expected, VerifyReport, load_manifest, verify_
 from connectors.pacer import MAX_SPEED
 from control import health, report
 from control.arrival import DERIVED, SINKS, Arrival
-from control.claims import Claim
+from control.crew import Crew
+from control.embedded.folder_lock import FolderLock
 from control.output import Output
 from control.plan import Decision, decide
-from control.processes import tape_specs
 from control.services import Services
-from control.supervisor import Supervisor
 from control.tape_admin import TapeAdmin
-from runtime.errors import ChildFailedError, InputError
+from runtime.errors import InputError
 from runtime.kafka import CheckedProducer
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, Source, TapeStore, new_tape
 from schemas.names import tape_of_file
 from streams.run_id import run_id
-
-POLL_S: Final = 0.2
-"""How often progress is looked at. It adds half of itself to the time of a run; looking costs a few milliseconds."""
-
-RESTARTS_MAX: Final = 3
-"""Restarts of one process after which a run gives up. One may be bad luck; whatever kills it three times stays."""
 
 LINE_CONFIG: Final[dict[str, Any]] = {"cell_ns": 100_000_000, "radius": 50, "n_ticks": 8192}
 """Semantic configuration of a line unless told otherwise; part of its `run`."""
@@ -149,7 +142,7 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
     """
     watch = Stopwatch()
     job = prepare(request, settings, out)
-    with Services(settings, out, lasting=True) as services:
+    with _only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
         servers, store_url = services.kafka(), services.store()
         manifest = job.existing
         if job.decision is not Decision.REPORT or manifest is None:
@@ -172,13 +165,28 @@ def replay(request: RunRequest, settings: Settings, out: Output) -> dict[str, An
     if job.decision is Decision.REPORT:
         out.note(f"tape {job.tape} is finished already; nothing was published")
         return {"tape": job.tape, "messages": 0, "records": 0}
-    with Services(settings, out, lasting=True) as services:
+    with _only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
         admin = TapeAdmin(settings, services.kafka())
         manifest = open_tape(job, admin, services, settings, out)
         with out.bar("publishing", "records") as advance:
             result = _publish(job, manifest, services.kafka(), advance)
         admin.finish(manifest)
     return {"tape": job.tape, "messages": result.messages, "records": result.records}
+
+
+@contextmanager
+def _only_one(tape: str, settings: Settings) -> Iterator[None]:
+    """The exclusive right to publish on a tape: two producers would interleave two replays in one topic.
+
+    Raises:
+        FolderInUseError: another `run` or `replay` of it is going on.
+    """
+    lock = FolderLock(settings.state_dir / "tapes" / tape, f"a run or replay of tape {tape}")
+    lock.acquire(patience_s=0)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def load_expected(path: Path | None) -> Mapping[str, Expected] | None:
@@ -212,54 +220,42 @@ def _process(
 ) -> Manifest:
     """Workers on, publish, wait until everything has arrived, workers off; where `up` has workers on, those work."""
     servers, line = services.kafka(), job.request.line
-    claim = Claim(settings.state_dir, manifest, line)
-    specs = tape_specs(manifest.tape, line, settings, servers, services.store()) if claim.take() else []
-    supervisor = Supervisor(specs, settings.data_dir / "log")
-    supervisor.start()
+    crew = Crew(manifest, line, settings, servers, services.store())
     try:
         with out.bar("publishing", "records") as advance:
-            _publish(job, manifest, servers, advance)
+
+            def on_progress(done: int, total: int) -> None:
+                advance(done, total)
+                crew.poll()
+
+            crew.poll()
+            _publish(job, manifest, servers, on_progress)
         manifest = admin.finish(manifest)
-        with closing(Arrival(servers, manifest, line, settings.state_dir)) as arrival:
-            published = arrival.published()
-            steps: list[tuple[str, Callable[[], int], int]] = [
-                (f"books: {spec.stream}", partial(arrival.computed, spec), published) for spec in DERIVED
-            ]
-            streams = len(DERIVED) + 1
-            steps += [(f"sink: {sink}", partial(_messages, arrival, sink), published * streams) for sink in SINKS]
-            for title, done, total in steps:
-                with out.bar(title, "messages") as advance:
-                    _wait(supervisor, done, total, advance)
-            while not arrival.complete():
-                _look_after(supervisor)
-                time.sleep(POLL_S)
+        for title, done, total in _steps(crew.arrival):
+            with out.bar(title, "messages") as advance:
+                crew.wait(partial(_reached, done, total, advance))
+        crew.wait(crew.arrival.complete)
     finally:
-        supervisor.stop()
-        claim.release()
-    return manifest
+        crew.stop()
+    return admin.complete(manifest, line)
+
+
+def _steps(arrival: Arrival) -> Sequence[tuple[str, Callable[[], int], int]]:
+    """What a tape passes after it was published: title, root messages done, root messages in all."""
+    published = arrival.published()
+    steps = [(f"books: {spec.stream}", partial(arrival.computed, spec), published) for spec in DERIVED]
+    streams = len(DERIVED) + 1
+    return steps + [(f"sink: {sink}", partial(_messages, arrival, sink), published * streams) for sink in SINKS]
 
 
 def _messages(arrival: Arrival, sink: str) -> int:
     return int(arrival.written(sink)["messages"])
 
 
-def _wait(supervisor: Supervisor, done: Callable[[], int], total: int, advance: Callable[[int, int], None]) -> None:
-    """Wait until `done` reaches `total`."""
-    while True:
-        now = done()
-        advance(now, total)
-        if now >= total:
-            return
-        _look_after(supervisor)
-        time.sleep(POLL_S)
-
-
-def _look_after(supervisor: Supervisor) -> None:
-    """Restart what died; raise when something dies again and again, because nobody is there to mend it."""
-    supervisor.poll()
-    for status in supervisor.statuses():
-        if status.restarts >= RESTARTS_MAX:
-            raise ChildFailedError(status.name, f"died {status.restarts} times", status.log_path)
+def _reached(done: Callable[[], int], total: int, advance: Callable[[int, int], None]) -> bool:
+    now = done()
+    advance(now, total)
+    return now >= total
 
 
 def _refuse_other_tick(manifest: Manifest, tick_px: int | None) -> None:

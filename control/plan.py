@@ -6,7 +6,7 @@
 | exists | yes | REPLACE |
 | was being deleted when that was interrupted | any | REPLACE |
 | of other files | no | refused |
-| finished, same files | no | REPORT: from topics, store and lake, under the run they carry; no stage starts |
+| finished and the line complete, same files | no | REPORT: from topics, store and lake, under the run they carry |
 | unfinished, same files, same run | no | RESUME |
 | unfinished, same files, another run | no | refused: a new line, or the tape again |
 """
@@ -52,7 +52,7 @@ def decide(
             f"tape {tape} already holds {names}", remedy="add --replace to make it again, or give another --tape"
         )
     known = existing.lines.get(line)
-    if existing.state == "finished" and known is not None:
+    if existing.state == "finished" and known is not None and known.complete:
         return Decision.REPORT
     if known is not None and known.run != run:
         raise InputError(

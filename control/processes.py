@@ -1,7 +1,6 @@
 """The child processes of a pipeline: how each is called. `run`, `up` and `demo` start the same ones."""
 
 import sys
-from collections.abc import Sequence
 
 from control.arrival import SINKS
 from control.supervisor import ProcessSpec
@@ -23,11 +22,14 @@ def tape_specs(tape: str, line: str, settings: Settings, servers: str, store_url
     return specs
 
 
-def serving_specs(settings: Settings, servers: str) -> Sequence[ProcessSpec]:
-    """What serves people: the api first, because the gateway lets its address in."""
-    api = argv("api", "--host", settings.host, "--port", str(settings.api_port), settings=settings)
+def serving(settings: Settings, servers: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """What serves people: name, address and command; the api first, because the gateway lets its address in."""
+    host, api_port, gateway_port = settings.host, settings.api_port, settings.gateway_port
+    api = argv("api", "--host", host, "--port", str(api_port), settings=settings)
     gateway = argv(
-        *("gateway", "--host", settings.host, "--port", str(settings.gateway_port), "--bootstrap-servers", servers),
-        settings=settings,
+        *("gateway", "--host", host, "--port", str(gateway_port), "--bootstrap-servers", servers), settings=settings
     )
-    return (ProcessSpec("api", api), ProcessSpec("gateway", gateway))
+    return [
+        ("api", f"http://{host}:{api_port}", api),
+        ("gateway", f"ws://{host}:{gateway_port}/v1/stream", gateway),
+    ]

@@ -4,45 +4,32 @@ The broker, the store and the two servers are one supervisor; each open tape has
 appears (a replay in another terminal makes one) and stopped when it is finished and has arrived everywhere.
 """
 
+import logging
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Self
 
 from control import health
-from control.arrival import Arrival
-from control.claims import Claim
+from control.crew import LOOK_EVERY_S, Crew
+from control.embedded.folder_lock import FolderLock
 from control.embedded.kafka_jars import ensure_jars
 from control.embedded.kafka_lock import read_lock
 from control.output import Output
-from control.processes import argv, serving_specs, tape_specs
+from control.processes import argv, serving
 from control.supervisor import ProcessSpec, Supervisor
+from control.tape_admin import TapeAdmin
 from runtime.endpoints import Endpoints
+from runtime.errors import MissingServiceError
 from runtime.kafka import ping
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import Manifest, TapeStore
 
-POLL_S: Final = 0.25
-"""How often processes are looked at: a dead one is noticed within this time, before its back-off even begins."""
+log = logging.getLogger(__name__)
 
 TAPES_EVERY_S: Final = 2.0
 """How often new and finished tapes are looked for; gateway and store list tapes every 5 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Workers:
-    """The workers of one tape and line: their processes, how far they are, the right to run them."""
-
-    supervisor: Supervisor
-    arrival: Arrival
-    claim: Claim
-
-    def stop(self) -> None:
-        self.arrival.close()
-        self.supervisor.stop()
-        self.claim.release()
 
 
 class Stack:
@@ -58,37 +45,52 @@ class Stack:
         self._settings, self._out, self._only = settings, out, only
         self._endpoints = Endpoints(settings.data_dir)
         self._tapes = TapeStore(LocalObjectStore(settings.state_dir))
-        self._workers: dict[tuple[str, str], _Workers] = {}
+        self._crews: dict[tuple[str, str], Crew] = {}
         self._base = Supervisor([], settings.data_dir / "log")
+        self._lock = FolderLock(settings.data_dir, "`barograph up` or `demo`")
         self._looked_s = 0.0
         self.bootstrap_servers = settings.bootstrap_servers
         self.store_url = settings.clickhouse_url
 
     def __enter__(self) -> Self:
         health.require_disk(self._settings)
-        specs: list[ProcessSpec] = []
+        self._lock.acquire(patience_s=0)
+        try:
+            self._start()
+        except BaseException:  # Ctrl-C too
+            self._lock.release()
+            raise
+        return self
+
+    def _start(self) -> None:
+        """Use what is given by address or runs for itself on this folder; start the rest."""
+        settings, specs = self._settings, list[ProcessSpec]()
+        self.bootstrap_servers = self.bootstrap_servers or self._endpoints.find("kafka", lasting=True) or ""
         if self.bootstrap_servers:
             ping(self.bootstrap_servers)
         else:
             with self._out.bar("Apache Kafka (first time)", "bytes") as advance:
                 ensure_jars(read_lock(), on_progress=advance)
-            port = self._settings.kafka_port or _free_port()
+            port = settings.kafka_port or _free_port()
             self.bootstrap_servers = f"127.0.0.1:{port}"
-            specs.append(self._spec("broker", "kafka", "--port", str(port)))
+            specs.append(self._spec("broker", "kafka", self.bootstrap_servers, "--port", str(port)))
+        self.store_url = self.store_url or self._endpoints.find("store", lasting=True) or ""
         if not self.store_url:
-            port = self._settings.store_port or _free_port()
+            port = settings.store_port or _free_port()
             self.store_url = f"http://127.0.0.1:{port}"
-            specs.append(self._spec("store", "store", "--port", str(port)))
-        for spec in serving_specs(self._settings, self.bootstrap_servers):
-            specs.append(ProcessSpec(spec.name, spec.argv, ready=self._answers(spec.name)))
-        self._base = Supervisor(specs, self._settings.data_dir / "log")
+            specs.append(self._spec("store", "store", self.store_url, "--port", str(port)))
+        ports = {name: getattr(settings, name) or _free_port() for name in ("api_port", "gateway_port")}
+        for name, address, words in serving(settings.model_copy(update=ports), self.bootstrap_servers):
+            specs.append(ProcessSpec(name, words, ready=self._answers(name, address)))
+        self._base = Supervisor(specs, settings.data_dir / "log")
         self._base.start()
-        return self
+        self._admin = TapeAdmin(settings, self.bootstrap_servers)
 
     def __exit__(self, *_: object) -> None:
-        for workers in self._workers.values():
-            workers.stop()
+        for crew in self._crews.values():
+            crew.stop()
         self._base.stop()
+        self._lock.release()
 
     @property
     def console_url(self) -> str:
@@ -98,8 +100,8 @@ class Stack:
     def poll(self) -> None:
         """Look at every process and, every 2 s, at the tapes; call a few times a second."""
         self._base.poll()
-        for workers in self._workers.values():
-            workers.supervisor.poll()
+        for crew in self._crews.values():
+            crew.poll()
         if time.monotonic() - self._looked_s >= TAPES_EVERY_S:
             self._looked_s = time.monotonic()
             self._look_at_tapes()
@@ -108,7 +110,7 @@ class Stack:
         """Keep everything running until `until` says so."""
         while not until():
             self.poll()
-            time.sleep(POLL_S)
+            time.sleep(LOOK_EVERY_S)
 
     def _look_at_tapes(self) -> None:
         wanted: dict[tuple[str, str], Manifest] = {}
@@ -118,31 +120,33 @@ class Stack:
                 continue
             if self._only is None or name in self._only:
                 wanted.update({(manifest.tape_id, line): manifest for line in manifest.lines})
-        for key in set(self._workers) - set(wanted):
-            self._workers.pop(key).stop()  # the tape was deleted or replaced
+        for key in set(self._crews) - set(wanted):
+            self._crews.pop(key).stop()  # the tape was deleted or replaced
         for (tape_id, line), manifest in wanted.items():
-            workers = self._workers.get((tape_id, line))
-            if workers is None and manifest.state == "open":
-                self._start_workers(manifest, line)
-            elif workers is not None and manifest.state == "finished" and workers.arrival.complete():
-                self._workers.pop((tape_id, line)).stop()
+            crew = self._crews.get((tape_id, line))
+            if crew is None and not manifest.lines[line].complete:
+                self._crews[tape_id, line] = Crew(
+                    manifest, line, self._settings, self.bootstrap_servers, self.store_url
+                )
+                self._out.note(f"working on tape {manifest.tape}, line {line}")
+            elif crew is not None and manifest.state == "finished" and self._arrived(crew):
+                self._crews.pop((tape_id, line)).stop()
+                self._admin.complete(self._tapes.require(manifest.tape), line)
 
-    def _start_workers(self, manifest: Manifest, line: str) -> None:
-        claim = Claim(self._settings.state_dir, manifest, line)
-        if not claim.take():
-            return  # a `run` works on it
-        specs = tape_specs(manifest.tape, line, self._settings, self.bootstrap_servers, self.store_url)
-        supervisor = Supervisor(specs, self._settings.data_dir / "log")
-        supervisor.start()
-        arrival = Arrival(self.bootstrap_servers, manifest, line, self._settings.state_dir)
-        self._workers[manifest.tape_id, line] = _Workers(supervisor, arrival, claim)
-        self._out.note(f"working on tape {manifest.tape}, line {line}")
+    @staticmethod
+    def _arrived(crew: Crew) -> bool:
+        try:
+            return crew.arrival.complete()
+        except MissingServiceError as error:  # the broker restarts; the next look tells
+            log.warning("%s", error)
+            return False
 
-    def _spec(self, verb: str, endpoint: str, *words: str) -> ProcessSpec:
-        return ProcessSpec(verb, argv(verb, *words, settings=self._settings), ready=self._answers(endpoint))
+    def _spec(self, verb: str, endpoint: str, address: str, *words: str) -> ProcessSpec:
+        return ProcessSpec(verb, argv(verb, *words, settings=self._settings), ready=self._answers(endpoint, address))
 
-    def _answers(self, endpoint: str) -> Callable[[], bool]:
-        return lambda: self._endpoints.find(endpoint) is not None
+    def _answers(self, endpoint: str, address: str) -> Callable[[], bool]:
+        """Whether the part that we started answers, and not another one of the same name."""
+        return lambda: self._endpoints.find(endpoint) == address
 
 
 def _free_port() -> int:

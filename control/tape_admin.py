@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from control.claims import Claim
 from control.services import open_store
 from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
@@ -22,8 +23,9 @@ from schemas.topics import TAPES, of_tape
 from sinks.ddl import drop_tape as drop_rows
 from sinks.lake import drop_tape as drop_objects
 
-WRITERS_TIMEOUT_S: Final = 20.0
-"""How long to wait for the sinks of a tape that is to be deleted. `up` looks at tapes every 2 s and stops them in 5."""
+WORKERS_TIMEOUT_S: Final = 20.0
+"""How long to wait for the workers of a tape that is to be deleted. `up` looks at tapes every 2 s, and stops workers
+within some seconds; longer, someone else works on it and will not stop."""
 
 TIMEOUT_S: Final = 30.0
 """For the announcement to be confirmed; a broker that answers at all does so within a second."""
@@ -63,14 +65,20 @@ class TapeAdmin:
         self._save(finished)
         return finished
 
+    def complete(self, manifest: Manifest, line: str) -> Manifest:
+        """Note that everything of a finished tape has arrived on a line."""
+        done = manifest.with_line(line, replace(manifest.require_line(line), complete=True))
+        self._save(done)
+        return done
+
     def delete(self, manifest: Manifest, store_url: str) -> None:
         """Delete a tape: rows, lake objects, states, topics, and last the manifest, so that a repeat can go on.
 
         Raises:
-            InputError: a sink still writes it after `WRITERS_TIMEOUT_S`.
+            InputError: somebody still works on it after `WORKERS_TIMEOUT_S`.
         """
         self._save(replace(manifest, state="deleted"))
-        self._wait_until_nobody_writes(manifest)
+        claims = self._wait_until_nobody_works(manifest)
         with closing(open_store(store_url)) as client:
             drop_rows(client, manifest.tape)
         drop_objects(LocalObjectStore(self._settings.lake_dir), manifest.tape)
@@ -81,17 +89,26 @@ class TapeAdmin:
         self._topics.delete(sorted(names))
         self._announce(manifest, "deleted")
         self.tapes.delete(manifest.tape)
+        for claim in claims:
+            claim.release()
 
-    def _wait_until_nobody_writes(self, manifest: Manifest) -> None:
-        """`up` stops the workers of a deleted tape; rows that a sink writes after ours are gone would stay for ever."""
-        deadline_s = time.monotonic() + WRITERS_TIMEOUT_S
-        locks = [p for p in self._settings.state_dir.glob(f"sinks/*/{manifest.tape_id}/**/.*.lock") if p.is_file()]
-        while any(_is_locked(path) for path in locks):
+    def _wait_until_nobody_works(self, manifest: Manifest) -> list[Claim]:
+        """`up` stops the workers of a deleted tape; what one of them writes after we deleted would stay for ever.
+
+        Returns:
+            The claims of all lines, so that nobody starts again meanwhile.
+        """
+        state_dir = self._settings.state_dir
+        claims = [Claim(state_dir, manifest, line) for line in manifest.lines]
+        locks = [p for p in state_dir.glob(f"sinks/*/{manifest.tape_id}/**/.*.lock") if p.is_file()]
+        deadline_s = time.monotonic() + WORKERS_TIMEOUT_S
+        while not all(claim.take() for claim in claims) or any(_is_locked(path) for path in locks):
             if time.monotonic() > deadline_s:
                 raise InputError(
-                    f"tape {manifest.tape} is still being written by a sink", remedy="stop that process, then try again"
+                    f"tape {manifest.tape} is still being worked on", remedy="stop that process, then try again"
                 )
             time.sleep(0.2)
+        return claims
 
     def _save(self, manifest: Manifest) -> None:
         self.tapes.save(manifest)

@@ -7,6 +7,7 @@ offsets, because progress is kept beside the data and not by the group coordinat
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -30,6 +31,18 @@ ANSWER_TIMEOUT_S: Final = 10.0
 BATCH_MESSAGES: Final = 64
 BATCH_WAIT_S: Final = 0.05
 """Messages taken from the client at once, and how long it may wait for that many: at the end of a log it does wait."""
+
+_PASSING: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+    }
+)
+"""What a healthy cluster answers for a moment after a topic was made or a broker came back."""
 
 _COMMON: Final[Mapping[str, Any]] = {
     "log_level": 2,  # 0..7 as in syslog: each failed connection attempt is level 3, 20 a second during an outage
@@ -191,11 +204,26 @@ def to_message(raw: Any) -> Message:
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
     """First offset of the log, and the offset after its end.
 
+    A topic that was made a moment ago, or a broker that just restarted, answers "not the leader" at first; that is
+    waited out.
+
     Raises:
-        KafkaException: no such partition, or no answer within `ANSWER_TIMEOUT_S`.
+        MissingServiceError: no such partition, or no answer within `ANSWER_TIMEOUT_S`.
     """
-    low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_TIMEOUT_S)
-    return int(low), int(high)
+    deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+    while True:
+        left_s = max(BATCH_WAIT_S, deadline_s - time.monotonic())
+        try:
+            low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=left_s)
+        except KafkaException as error:
+            if error.args[0].code() not in _PASSING or time.monotonic() > deadline_s:
+                raise MissingServiceError(
+                    f"the broker does not tell the ends of {topic}[{partition}] ({error.args[0].str()})",
+                    remedy="look whether it runs and has the topic: `barograph topics list`",
+                ) from error
+            time.sleep(BATCH_WAIT_S)
+        else:
+            return int(low), int(high)
 
 
 def read_range(

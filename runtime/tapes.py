@@ -50,10 +50,17 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One configuration of the derived stages: the `run` that makes it, and its semantic settings."""
+    """One configuration of the derived stages.
+
+    Attributes:
+        run: identity of what computes it.
+        config: its semantic settings.
+        complete: whether everything of a finished tape has left the stages and is confirmed by every sink.
+    """
 
     run: str
     config: dict[str, Any] = field(default_factory=dict)
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,19 @@ class Manifest:
     def to_json(self) -> str:
         """The manifest as JSON, keys in order of meaning."""
         return json.dumps(asdict(self), indent=2)
+
+    def require_line(self, name: str) -> Line:
+        """A line of this tape.
+
+        Raises:
+            InputError: there is no such line.
+        """
+        if name not in self.lines:
+            known = ", ".join(self.lines) or "none yet"
+            raise InputError(
+                f"tape {self.tape} has no line {name!r} (known: {known})", remedy="see `barograph tape show`"
+            )
+        return self.lines[name]
 
     def with_line(self, name: str, line: Line) -> "Manifest":
         """This manifest with a line added or replaced."""

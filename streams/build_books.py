@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from engine.engine import Engine, EngineConfig, Output
 
+from engine.engine import Engine, EngineConfig, Output
 from runtime.codec import decode_avro
 from runtime.errors import BarographError
 from schemas import bins, topics, trades

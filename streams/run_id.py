@@ -1,29 +1,37 @@
 """`run`: the identity of whatever computes a line.
 
 Two workers of one `run` write the same bytes for the same input, on any machine. So `run` covers all that may change a
-byte: the sources of engine, schemas and stages, the semantic configuration, and the libraries that do arithmetic or
-encode rows. It covers nothing else: no host, no path, no documentation, no clock.
+byte: the sources of engine, schemas and stages with what encodes their rows, the semantic configuration, and the
+libraries that do arithmetic or encode. It covers nothing else: no host, no path, no page of documentation, no clock. It
+errs on the safe side: a changed comment in a source is another `run` too.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, resources
 from typing import Any, Final
 
+from runtime import codec, sequence
+
 SOURCES: Final = ("engine", "schemas", "streams")
+MODULES: Final = (codec, sequence)
+"""Modules of other packages that make bytes or decide which messages count."""
+
 LIBRARIES: Final = ("numpy", "numba", "llvmlite", "pyarrow", "fastavro")
 
 
 @cache
 def code_hash() -> str:
-    """sha256 over every Python and Avro source of `SOURCES`, by name and content."""
+    """sha256 over every Python and Avro source of `SOURCES` and `MODULES`, by name and content."""
     digest = hashlib.sha256()
-    for package in SOURCES:
-        for path, data in sorted(_files(package)):
-            digest.update(f"{path}\0{len(data)}\0".encode())
-            digest.update(data)
+    found = [file for package in SOURCES for file in _files(package)]
+    found += [(module.__name__, inspect.getsource(module).encode()) for module in MODULES]
+    for path, data in sorted(found):
+        digest.update(f"{path}\0{len(data)}\0".encode())
+        digest.update(data)
     return digest.hexdigest()
 
 

@@ -28,7 +28,6 @@ from runtime.telemetry import CHECKPOINT_SECONDS, STAGE_RECORDS, STAGE_REPEATS, 
 from schemas.envelope import from_headers
 from schemas.message import Message, Outgoing
 from streams.checkpoints import Checkpoint, CheckpointStore
-from streams.faust_app import BUFFERED_MESSAGES
 from streams.faust_consumer import Consumer
 from streams.partition import PartitionState, Place
 from streams.reducer import Stage
@@ -38,9 +37,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SHARE: Final = 0.05
 """Part of the time that checkpoints may take. A checkpoint of 50 ms is then written once a second at most."""
 
-STALE_MAX: Final = 4 * BUFFERED_MESSAGES
-"""Messages out of place that are forgiven after an assignment: what was buffered before it comes again, in order, once
-the seek takes effect. More than the buffers can hold means that messages are really missing."""
+HOLE_PATIENCE_S: Final = 10.0
+"""How long messages out of place are forgiven after an assignment: what was buffered before it comes again, in order,
+once the seek takes effect, within milliseconds. A hole that stays is real and is refused after this long; with much
+less, a machine under full load would stop a worker for nothing."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Owned:
         held: messages applied since the last checkpoint, not acknowledged.
         offset, seq: the last message whose root is complete; -1 before the first.
         whole: whether the last message applied completed its root; in between, no checkpoint is taken.
-        stale: messages out of place since the assignment.
+        hole: the first message out of place since the assignment, and when; None if all were in order.
         due_s: when the next checkpoint may be written.
     """
 
@@ -64,7 +64,7 @@ class Owned:
     due_s: float
     whole: bool = True
     held: list[Any] = field(default_factory=list)
-    stale: int = 0
+    hole: tuple[HoleError, float] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -180,16 +180,18 @@ class StageShell:
     async def _take(self, owned: Owned, raw: Any) -> None:
         message = _parse(raw)
         raw.value = None  # held until the checkpoint: without this every block since then stays in memory
-        started_s = self._clock.monotonic_s()
+        started_s, whole = self._clock.monotonic_s(), owned.whole
+        owned.whole = False  # until its outputs are sent: a state that broke in the middle must never be stored
         try:
             outgoing = await self._in_thread(owned.state.take, message)
-        except HoleError:
-            owned.stale += 1
-            if owned.stale > STALE_MAX or owned.held:
-                raise
+        except HoleError as hole:
+            self._forgive(owned, hole)
+            owned.whole = whole
             return
         owned.held.append(raw)
+        owned.hole = None
         if outgoing is None:
+            owned.whole = whole
             STAGE_REPEATS.labels(self.stage.name, self.manifest.tape).inc()
         else:
             await self._in_thread(self._send, outgoing)
@@ -202,14 +204,24 @@ class StageShell:
             if self._clock.monotonic_s() >= owned.due_s:
                 await self.checkpoint(owned)
 
+    def _forgive(self, owned: Owned, hole: HoleError) -> None:
+        """Let a message out of place pass if it may be a left-over from before the assignment; it changed nothing."""
+        if owned.held:
+            raise hole
+        if owned.hole is None:
+            log.warning("%s; waiting for the seek to take effect", hole.message)
+            owned.hole = hole, self._clock.monotonic_s()
+
     def _send(self, outgoing: list[Outgoing]) -> None:
         for message in outgoing:
             self._producer.send(message)
             STAGE_ROWS.labels(self.stage.name, message.topic).inc(message.envelope.count)
 
     async def _tick(self) -> None:
-        """A quiet partition gets its checkpoint too."""
+        """A quiet partition gets its checkpoint too, and a hole that stays is refused."""
         for owned in list(self._owned.values()):
+            if owned.hole is not None and self._clock.monotonic_s() > owned.hole[1] + HOLE_PATIENCE_S:
+                raise owned.hole[0]
             if owned.held and not owned.lock.locked() and self._clock.monotonic_s() >= owned.due_s:
                 async with owned.lock:
                     await self.checkpoint(owned)

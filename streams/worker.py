@@ -4,8 +4,8 @@ import logging
 from typing import Final
 
 import faust
-from engine.warm import warm
 
+from engine.warm import warm
 from runtime.clock import WallClock
 from runtime.kafka import CheckedProducer, ping
 from runtime.object_store import LocalObjectStore
@@ -31,13 +31,13 @@ def run_stage(name: str, tape: str, line: str, settings: Settings, *, slot: int 
         slot: number of this worker among those of the stage; each has one of its own.
 
     Raises:
-        InputError: no such tape, or a checkpoint of another run.
+        InputError: no such tape or line, or a checkpoint of another run.
         MissingServiceError: no broker.
     """
     ping(settings.bootstrap_servers)
     store = LocalObjectStore(settings.state_dir)
     manifest = TapeStore(store).require(tape)
-    stage = STAGES[name](manifest.lines[line].config)
+    stage = STAGES[name](manifest.require_line(line).config)
     warm()
     group = GROUP.format(tape_id=manifest.tape_id, line=line, stage=name)
     app = make_app(group, settings.bootstrap_servers, settings.data_dir / "faust" / group, member=f"{group}-{slot}")

@@ -22,7 +22,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from runtime.codec import decode_batches
-from runtime.errors import BarographError
+from runtime.errors import BarographError, MissingServiceError
 from runtime.kafka import consumer, to_message, watermarks
 from runtime.object_store import LocalObjectStore
 from runtime.sequence import ConflictError, HoleError, Sequence, Verdict
@@ -121,6 +121,15 @@ def judge(source: Source, message: Message) -> tuple[bool, Gap | None]:
     return verdict is Verdict.ACCEPT, None
 
 
+def _readable(source: Source, message: Message) -> Block | None:
+    """The rows of a message, or None for bytes that are not what its headers say."""
+    try:
+        return block_of(message, source.spec)
+    except (ValueError, KeyError, OSError) as error:
+        log.error("%s: offset %d: %s", source.where, message.offset, error)
+        return None
+
+
 @dataclass
 class KafkaFeeder:
     """Reads every derived topic and feeds a hub.
@@ -138,6 +147,7 @@ class KafkaFeeder:
     _stop: threading.Event = field(default_factory=threading.Event)
     _taken: threading.Event = field(default_factory=threading.Event)
     _sources: dict[tuple[str, int], Source] = field(default_factory=dict)
+    _left: dict[tuple[str, int], Source] = field(default_factory=dict)
     _thread: threading.Thread | None = None
 
     @property
@@ -196,15 +206,19 @@ class KafkaFeeder:
         try:
             low, high = watermarks(client, *key)
             client.incremental_assign([TopicPartition(*key, max(low, high - TAIL_MESSAGES))])
-        except KafkaException as error:
+        except (KafkaException, MissingServiceError) as error:
             log.info("%s[%d] cannot be read yet: %s", *key, error)  # made a moment later, or the broker is away
             return
+        left = self._left.pop(key, None)
+        if left is not None and left.tape_id == source.tape_id:
+            source.sequence = left.sequence  # what was shown before is a repeat now
         self._sources[key] = source
 
     def _leave(self, client: Consumer, key: tuple[str, int]) -> None:
         with suppress(KafkaException):
             client.incremental_unassign([TopicPartition(*key)])
-        self._sources.pop(key, None)
+        if key in self._sources:
+            self._left[key] = self._sources.pop(key)
 
     def _take(self, client: Consumer, raw: Any) -> Heard | None:
         """What one consumed message means for the hub; None for repeats, and for faults, which are logged."""
@@ -217,16 +231,24 @@ class KafkaFeeder:
             new, gap = judge(source, message)
             if not new:
                 return None
-            block = block_of(message, source.spec)
+            block = _readable(source, message)
         except ConflictError:
             log.exception("%s is no longer read", source.where)
             with suppress(KafkaException):
                 client.incremental_unassign([TopicPartition(*key)])
             return None
-        except (BarographError, ValueError, KeyError, OSError) as error:
+        except BarographError as error:
             log.error("%s: %s", source.where, error)
             self._leave(client, key)  # the next listing takes it up again at the tail
             return None
+        except ValueError as error:
+            log.error("%s: offset %s: %s", source.where, raw.offset(), error)  # not ours; the next one tells the hole
+            return None
+        if block is None:
+            gap = Gap(message.envelope.seq, message.envelope.seq + 1, "a message cannot be read")
+            block = Block(
+                message.envelope.seq, message.envelope.part, {}, 0, message.envelope.arrived, message.envelope.t
+            )
         metrics.ROWS.labels(source.spec.stream).inc(block.rows)
         return Heard(
             source.name(message.instrument), block, gap, message.envelope.kind == "end" and message.envelope.last

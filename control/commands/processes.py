@@ -20,6 +20,7 @@ from runtime.lifeline import watch_lifeline
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
+from runtime.telemetry import serve_metrics
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -105,6 +106,8 @@ def sink(
         raise UsageError(f"there is no sink {name!r}", remedy="use clickhouse or lake")
     manifest = TapeStore(LocalObjectStore(settings.state_dir)).require(tape)
     target = str(settings.lake_dir) if name == "lake" else settings.clickhouse_url or _find(settings, "store")
+    manifest.require_line(line)
+    serve_metrics(settings.metrics_port)
     run_sink(
         cast("Any", name),
         manifest,

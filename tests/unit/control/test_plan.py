@@ -24,8 +24,10 @@ def test_decisions() -> None:
     assert plan(OPEN) is Decision.RESUME
     assert plan(OPEN, files=(Source("renamed.dbn", "aa", 3),)) is Decision.RESUME
     assert plan(OPEN, run="run2", again=True) is Decision.REPLACE
-    assert plan(replace(OPEN, state="finished"), run="run2") is Decision.REPORT
-    assert plan(replace(OPEN, state="finished"), again=True) is Decision.REPLACE
+    done = replace(OPEN, state="finished").with_line("main", Line("run1", complete=True))
+    assert plan(done, run="run2") is Decision.REPORT
+    assert plan(done, again=True) is Decision.REPLACE
+    assert plan(replace(OPEN, state="finished")) is Decision.RESUME, "published, but not yet arrived everywhere"
     assert plan(replace(OPEN, lines={})) is Decision.RESUME
     assert plan(replace(OPEN, state="deleted"), run="run2") is Decision.REPLACE
 
