@@ -125,6 +125,18 @@ def test_no_network_on_the_first_start(cli: Callable[..., Any], tmp_path: Path) 
     assert left_over(tmp_path) == []
 
 
+def test_settings_out_of_range(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code, error = call(capsys, monkeypatch, "broker", "--port", "99999", "--data", tmp_path)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "kafka_port cannot be 99999" in error
+    monkeypatch.setenv("BAROGRAPH_PARTITIONS", "many")
+    code, error = call(capsys, monkeypatch, "tape", "list")
+    assert code == 2
+    assert "BAROGRAPH_PARTITIONS" in error
+
+
 def test_a_missing_broker_is_named(cli: Callable[..., Any], tmp_path: Path) -> None:
     done = cli("run", SAMPLE, "--bootstrap-servers", "127.0.0.1:9", "--data", tmp_path)
     assert done.returncode == 3

@@ -48,6 +48,23 @@ def test_a_run_that_is_interrupted_again_and_again(report: Callable[..., Any], t
     assert made["reconcile"] == {"missing": 0, "duplicate": 0}
 
 
+def test_a_run_that_is_interrupted_after_publishing(report: Callable[..., Any], tmp_path: Path) -> None:
+    """Published is not arrived: the next run must go on, not report what is half computed."""
+    running = start(tmp_path)
+    deadline = time.monotonic() + 90
+    while not any('"finished"' in p.read_text() for p in tmp_path.glob("state/tapes/*/manifest.json")):
+        assert running.poll() is None, (tmp_path / "out.log").read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(30) == 130
+    made = report("run", SAMPLE, "--data", tmp_path)
+    grid = {"cell_ns": 100_000_000, "radius": 50, "emission": "active"}
+    assert made["bins"]["sha256"] == write_grid(SAMPLE, tmp_path / "grid", grid)["bins_sha256"]
+    assert made["instruments"]
+    assert made["reconcile"] == {"missing": 0, "duplicate": 0}
+
+
 def test_a_killed_run_takes_everything_with_it(tmp_path: Path) -> None:
     running = start(tmp_path)
     deadline = time.monotonic() + 60

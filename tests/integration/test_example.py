@@ -1,0 +1,92 @@
+"""What a reader of the examples does: start the demo, run the example against it, see frames."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.endpoints import Endpoints
+from tests.integration.conftest import ROOT, left_over
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(200)]
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A demo of some seconds, once it has told its console's address."""
+    argv = [sys.executable, "-m", "control.cli", "demo", "--seconds", "12", "--headless", "--data", str(tmp_path)]
+    env = {**os.environ, "BAROGRAPH_API_PORT": "0", "BAROGRAPH_GATEWAY_PORT": "0"}
+    running = subprocess.Popen(
+        argv, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert running.stderr is not None
+    before = []
+    for line in running.stderr:
+        before.append(line)
+        if line.startswith("console: "):
+            break
+    else:
+        pytest.fail("the demo did not start: " + "".join(before))
+    threading.Thread(target=running.stderr.read, daemon=True).start()  # else a full pipe would stop the demo
+    yield running
+    running.terminate()
+    running.wait(40)
+    deadline = time.monotonic() + 10
+    while left_over(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left_over(tmp_path) == []
+
+
+def test_the_example_prints_frames(demo: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    address = Endpoints(tmp_path).find("gateway")
+    assert address is not None
+    example = subprocess.Popen(
+        [sys.executable, "-u", "examples/01_subscribe_grid.py", address],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert example.stdout is not None
+    stop = threading.Timer(20, example.kill)
+    stop.start()
+    shapes, printed = [], []
+    try:
+        for line in example.stdout:
+            printed.append(line)
+            shapes += re.findall(r"^shape: \((\d+), (\d+)\)", line)
+            if len(shapes) == 3 and line.startswith("└"):
+                break
+    finally:
+        stop.cancel()
+        example.kill()
+        example.wait()
+    text = "".join(printed)
+    assert len(shapes) == 3, text
+    assert all(int(rows) >= 1 and int(columns) >= 3 for rows, columns in shapes), text
+    assert re.search(r"array\[f32, \d+\]", text), "vectors of the grid have one fixed length"
+    assert re.search(r"│\s+bin\b", text), text
+
+
+def test_a_gateways_taken_port_is_one_sentence(kafka: str, cli: Callable[..., Any], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = cli("gateway", "--port", port, "--bootstrap-servers", kafka, "--data", tmp_path)
+    assert done.returncode == 2, done.stderr
+    sentence = done.stderr.strip()
+    assert sentence.startswith("barograph: "), done.stderr
+    assert sentence.count("\n") == 0, done.stderr
+    assert f"port {port}" in sentence
+    assert "taken" in sentence
+    assert Endpoints(tmp_path).find("gateway") is None
+    assert left_over(tmp_path) == []
