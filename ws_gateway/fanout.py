@@ -167,7 +167,7 @@ class Hub:
         self._check_exists(request)
         topic = "bins" if request.stream == "grid" else request.stream
         channel = self.channel(Name(request.tape, request.line, topic, request.instrument), now.mono_ns)
-        subscription = Subscription(channel, request)
+        subscription = Subscription(channel, request, self.tapes[request.tape].tape_id)
         subscription.place(request.start)
         return subscription
 
@@ -210,9 +210,11 @@ class Subscription:
         number: messages sent so far.
         left_out: rows left out by conflation since the last message; goes into the next header.
         dropped: rows left out since the client was last told in words.
+        tape_id: identity of the tape; a client that knows another one subscribes anew.
     """
 
-    def __init__(self, channel: Channel, request: Request) -> None:
+    def __init__(self, channel: Channel, request: Request, tape_id: str = "") -> None:
+        self.tape_id = tape_id
         self.channel = channel
         self.request = request
         self.next_row = 0
@@ -275,6 +277,7 @@ class Subscription:
         known = {**CHOICES[request.stream], **{c.name: c for c in CURSOR}}
         return {
             "cursor": self.sent_cursor or self._cursor_of(newest),
+            "tape_id": self.tape_id,
             "runtime_config": {
                 "stream": request.stream,
                 "radius": self._layout.radius if self._layout else request.radius,

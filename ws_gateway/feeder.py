@@ -176,7 +176,7 @@ class KafkaFeeder:
         try:
             while not self._stop.is_set():
                 if time.monotonic() - listed >= LIST_S:
-                    self._list(client)
+                    client = self._list(client)
                     listed = time.monotonic()
                 heard = [h for raw in client.consume(CONSUME_MAX, timeout=CONSUME_S) if (h := self._take(client, raw))]
                 if heard:
@@ -187,20 +187,31 @@ class KafkaFeeder:
         finally:
             client.close()
 
-    def _list(self, client: Consumer) -> None:
-        """Look which tapes and lines exist; leave what went, take up what came."""
+    def _list(self, client: Consumer) -> Consumer:
+        """Look which tapes and lines exist; leave what went, take up what came.
+
+        Returns:
+            The client to go on with: a new one where a tape was made again. The old one knows the leader epochs of the
+            deleted topics, which count up with each restart of the broker; it would ignore the new topic of the same
+            name, whose epoch is lower, without a word.
+        """
         manifests = [m for name in self._tapes.names() if (m := self._tapes.load(name))]
         wanted = {key: source for m in manifests for key, source in _sources_of(m)}
-        for key, source in list(self._sources.items()):
-            now = wanted.get(key)
-            if now is None or now.tape_id != source.tape_id:
+        known = {**self._left, **self._sources}
+        again = [key for key, now in wanted.items() if key in known and known[key].tape_id != now.tape_id]
+        for key in list(self._sources):
+            if again or key not in wanted:
                 self._leave(client, key)
+        if again:
+            client.close()
+            client = consumer(self.bootstrap_servers)
         catalogue = {m.tape: _catalogue_of(m) for m in manifests}
         self._call(self._hub.set_tapes, catalogue)
         for key, source in wanted.items():
             if key not in self._sources:
                 self._take_up(client, key, source)
         self._ready = True
+        return client
 
     def _take_up(self, client: Consumer, key: tuple[str, int], source: Source) -> None:
         try:
@@ -210,7 +221,7 @@ class KafkaFeeder:
             log.info("%s[%d] cannot be read yet: %s", *key, error)  # made a moment later, or the broker is away
             return
         left = self._left.pop(key, None)
-        if left is not None and left.tape_id == source.tape_id:
+        if left and left.tape_id == source.tape_id:
             source.sequence = left.sequence  # what was shown before is a repeat now
         self._sources[key] = source
 

@@ -50,7 +50,12 @@ export class Gauges {
     }));
   }
 
-  reset() { this.points = []; this.needle = 0; this.top = 0; this.net = 0; }
+  reset() {
+    this.points = []; this.needle = 0; this.top = 0; this.net = 0;
+    this.$("net").textContent = "–"; this.$("net-word").textContent = "waiting";
+    for (const id of ["f-bid", "f-ask", "f-ofi", "f-trades", "f-records"]) this.$(id).textContent = "–";
+    for (const row of this.$("forces").children) { row.children[1].textContent = "–"; row.lastChild.style.setProperty("--value", 0); }
+  }
 
   /** Take in the newest column. */
   update(history) {

@@ -12,14 +12,13 @@ import { View } from "./view.js";
 
 const BACKFILL_BINS = 900;
 const CONFIG_EVERY_MS = 5000;
-const SETTLE_MS = 15_000; // the gateway lists tapes every 5 s: for this long after a replacement an end may be the old one's
 const SCALE_EVERY_MS = 120; // sorting a sample of cells takes a millisecond: not in every frame
 const $ = (id) => document.getElementById(id);
 
 const history = new History(), scale = new Scale(), view = new View(), gauges = new Gauges(document);
 const state = {
   config: null, hello: null, tape: "", line: "main", instrument: "", field: FIELDS[0], held: false, trades: true, quotes: true,
-  known: "", settlesMs: 0, gridId: 0, tradesId: 0, probing: false, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
+  tapeId: "", gridId: 0, tradesId: 0, probing: false, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
   leftOut: 0, gaps: 0, lost: 0, ageMs: NaN, lagMs: NaN, arrivals: [], retryAt: 0, pointer: null, ink: null,
 };
 let heatmap, overlay, stream, dirty = true, uploadFrom = 0, frameAt = performance.now();
@@ -47,18 +46,14 @@ async function loadConfig() {
   fillSelectors();
   if (!stream.url && state.config?.gateway_url) stream.connect(state.config.gateway_url);
   else if (state.config?.gateway_url) stream.url = state.config.gateway_url;
-  if (replaced() || (state.ended && performance.now() < state.settlesMs)) restart();
+  if (replaced()) restart();
   else if (state.connected && (!state.gridId || state.refused)) begin();
 }
 
-/** Whether the tape was made again under the same name; the gateway notices within its own listing interval. */
+/** Whether the tape was made again under the same name. The gateway may notice some seconds after the api. */
 function replaced() {
-  const id = tapesNow().find((t) => t.name === state.tape)?.id, known = `${state.tape} ${id}`, before = state.known;
-  if (!id || !state.connected) return false;
-  state.known = known;
-  const changed = Boolean(before) && before !== known && before.startsWith(`${state.tape} `);
-  if (changed) state.settlesMs = performance.now() + SETTLE_MS;
-  return changed;
+  const id = tapesNow().find((t) => t.name === state.tape)?.id;
+  return Boolean(state.connected && id && state.tapeId && id !== state.tapeId);
 }
 
 function tapesNow() { return state.config?.tapes ?? []; }
@@ -110,7 +105,7 @@ function subscribeTrades(fromMs) { state.tradesId = stream.subscribe({ stream: "
 
 function restart() {
   history.clear(); scale.reset(); view.reset(); gauges.reset();
-  state.cursor = ""; state.leftOut = state.gaps = 0; state.ageMs = state.lagMs = NaN; state.arrivals = [];
+  state.tapeId = state.cursor = ""; state.leftOut = state.gaps = 0; state.ageMs = state.lagMs = NaN; state.arrivals = [];
   uploadFrom = 0; dirty = true;
   writeAddress(); begin(); showStatus();
 }
@@ -136,7 +131,8 @@ function onBatch(id, table, header) {
 function onControl(message) {
   if (message.id === state.tradesId && message.op === "error") { state.tradesId = 0; return; }
   if (message.id !== undefined && message.id !== state.gridId) return;
-  if (message.op === "position") state.lagMs = message.lag_ms;
+  if (message.op === "subscribed") { if (message.id === state.gridId) state.tapeId = message.tape_id; }
+  else if (message.op === "position") state.lagMs = message.lag_ms;
   else if (message.op === "stale") state.staleMs = message.age_ms;
   else if (message.op === "gap") state.gaps += 1;
   else if (message.op === "error") refused(message);
