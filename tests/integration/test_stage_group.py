@@ -1,6 +1,7 @@
 """Several workers of one stage on a tape of several partitions: the same rows as one engine over the file."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,23 +46,20 @@ class Workers:
         path = self.folder / f"worker-{slot}.log"
         return path.read_text() if path.exists() else ""
 
-    def assignments(self, slot: int) -> int:
-        """How often a slot was given partitions."""
-        return (
-            self.log(slot).count("books owns {0")
-            + self.log(slot).count("books owns {1")
-            + (self.log(slot).count("books owns {2"))
-        )
+    def owned(self, slot: int) -> list[set[int]]:
+        """The partitions of each assignment that gave a slot any, in order."""
+        found = re.findall(r"books owns \{(\d[^}]*)\}", self.log(slot))
+        return [{int(item.partition(":")[0]) for item in items.split(",")} for items in found]
 
     def start(self, slot: int) -> None:
         """Start a slot and wait until it owns something."""
-        before = self.assignments(slot)
+        before = len(self.owned(slot))
         argv = [sys.executable, "-m", "control.cli", "stage", "books", "--tape", self.tape, "--slot", str(slot)]
         argv += ["--data", str(self.folder), "--bootstrap-servers", self.kafka]
         env = {**os.environ, "BAROGRAPH_CHECKPOINT_MIN_S": "0.05"}
         with (self.folder / f"worker-{slot}.log").open("ab") as log:
             self.running[slot] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=log, stderr=log)
-        self.until(lambda: self.assignments(slot) > before, f"slot {slot} owns something")
+        self.until(lambda: len(self.owned(slot)) > before, f"slot {slot} owns something")
 
     def until(self, reached: Callable[[], bool], what: str) -> None:
         """Wait while every worker lives."""
@@ -140,6 +138,9 @@ def test_two_workers_one_of_them_killed(
         workers.start(1)
         publish(len(messages))
         workers.until(computed, "everything")
+    shares = [workers.owned(slot)[-1] for slot in (0, 1)]
+    assert shares[0] | shares[1] == set(range(PARTITIONS))
+    assert not shares[0] & shares[1]
     assert workers.stop() == [0, 0]
 
     found = scan_topic(kafka, manifest, "main", topics.BINS)  # raises at a hole, and at repeats that differ
