@@ -11,7 +11,6 @@ from control.arrival import DERIVED, SINKS, Arrival
 from control.output import Output
 from control.pipeline import LINE_CONFIG
 from control.stack import Stack
-from control.tape_admin import TapeAdmin
 from runtime.errors import MissingServiceError
 from runtime.kafka import CheckedProducer
 from runtime.settings import Settings
@@ -42,8 +41,9 @@ def run(settings: Settings, out: Output, *, seconds: float | None, seed: int, op
         MissingServiceError: a part cannot be had or died.
     """
     started_s = time.monotonic()
-    with Stack(settings, out, frozenset({TAPE})) as stack:
-        manifest = _new_tape(settings, stack)
+    made: list[Manifest] = []
+    with Stack(settings, out, frozenset({TAPE}), lambda stack: made.append(_new_tape(stack))) as stack:
+        (manifest,) = made
         stop = threading.Event()
         failed: list[BaseException] = []
         feed = threading.Thread(target=_feed, args=(manifest, stack.bootstrap_servers, seed, stop, failed), daemon=True)
@@ -63,8 +63,8 @@ def run(settings: Settings, out: Output, *, seconds: float | None, seed: int, op
         return _report(settings, stack, manifest, startup_s, time.monotonic() - started_s)
 
 
-def _new_tape(settings: Settings, stack: Stack) -> Manifest:
-    admin = TapeAdmin(settings, stack.bootstrap_servers)
+def _new_tape(stack: Stack) -> Manifest:
+    admin = stack.admin
     old = admin.tapes.load(TAPE)
     if old is not None:
         admin.delete(old, stack.store_url)

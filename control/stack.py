@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final, Self
 
 from control import health
@@ -39,14 +40,22 @@ class Stack:
         settings: ports, addresses, data folder.
         out: for progress and notices.
         only: names of the tapes to work on; None for every open one.
+        before_serving: called when broker and store answer and nobody can look yet; the demo makes its tape then.
     """
 
-    def __init__(self, settings: Settings, out: Output, only: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        out: Output,
+        only: frozenset[str] | None = None,
+        before_serving: "Callable[[Stack], None]" = lambda _: None,
+    ) -> None:
         self._settings, self._out, self._only = settings, out, only
         self._endpoints = Endpoints(settings.data_dir)
         self._tapes = TapeStore(LocalObjectStore(settings.state_dir))
         self._crews: dict[tuple[str, str], Crew] = {}
-        self._base = Supervisor([], settings.data_dir / "log")
+        self._base: list[Supervisor] = []
+        self._before_serving = before_serving
         self._lock = FolderLock(settings.data_dir, "`barograph up` or `demo`")
         self._looked_s = 0.0
         self.bootstrap_servers = settings.bootstrap_servers
@@ -58,7 +67,7 @@ class Stack:
         try:
             self._start()
         except BaseException:  # Ctrl-C too
-            self._lock.release()
+            self._stop()
             raise
         return self
 
@@ -79,18 +88,29 @@ class Stack:
             port = settings.store_port or _free_port()
             self.store_url = f"http://127.0.0.1:{port}"
             specs.append(self._spec("store", "store", self.store_url, "--port", str(port)))
+        self._run(specs)
+        self.admin = TapeAdmin(settings, self.bootstrap_servers)
+        self._before_serving(self)
         ports = {name: getattr(settings, name) or _free_port() for name in ("api_port", "gateway_port")}
-        for name, address, words in serving(settings.model_copy(update=ports), self.bootstrap_servers):
-            specs.append(ProcessSpec(name, words, ready=self._answers(name, address)))
-        self._base = Supervisor(specs, settings.data_dir / "log")
-        self._base.start()
-        self._admin = TapeAdmin(settings, self.bootstrap_servers)
+        servers = serving(settings.model_copy(update=ports), self.bootstrap_servers)
+        self._run([ProcessSpec(name, words, ready=self._answers(name, address)) for name, address, words in servers])
+
+    def _run(self, specs: list[ProcessSpec]) -> None:
+        supervisor = Supervisor(specs, self._settings.data_dir / "log")
+        self._base.append(supervisor)
+        supervisor.start()
 
     def __exit__(self, *_: object) -> None:
-        for crew in self._crews.values():
-            crew.stop()
-        self._base.stop()
-        self._lock.release()
+        self._stop()
+
+    def _stop(self) -> None:
+        """Workers first, then the servers, broker and store last; one that fails to stop does not keep the others."""
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
+            for supervisor in self._base:
+                stack.callback(supervisor.stop)
+            for crew in self._crews.values():
+                stack.callback(crew.stop)
 
     @property
     def console_url(self) -> str:
@@ -99,7 +119,8 @@ class Stack:
 
     def poll(self) -> None:
         """Look at every process and, every 2 s, at the tapes; call a few times a second."""
-        self._base.poll()
+        for supervisor in self._base:
+            supervisor.poll()
         for crew in self._crews.values():
             crew.poll()
         if time.monotonic() - self._looked_s >= TAPES_EVERY_S:
@@ -131,7 +152,7 @@ class Stack:
                 self._out.note(f"working on tape {manifest.tape}, line {line}")
             elif crew is not None and manifest.state == "finished" and self._arrived(crew):
                 self._crews.pop((tape_id, line)).stop()
-                self._admin.complete(self._tapes.require(manifest.tape), line)
+                self.admin.complete(self._tapes.require(manifest.tape), line)
 
     @staticmethod
     def _arrived(crew: Crew) -> bool:

@@ -363,8 +363,9 @@ def test_a_failed_flush_stores_and_acknowledges_nothing(tmp_path: Path) -> None:
         await bench.assign()
         await bench.take(bench.raw(0))
         bench.producer.while_flushing = fail
+        await bench.leave()
         with pytest.raises(InputError, match="not confirmed"):
-            await bench.leave()
+            await bench.tick(2)
 
     asyncio.run(scenario())
     assert bench.happened("save", "ack") == []
