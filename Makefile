@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@echo "compiling kernels"
-	@$(BIN)/python -m engine.warm
+	@$(BIN)/python -m control.warm
 	@touch $@
 
 browser: ## find a Chromium for the browser tests, or install one where apt can

@@ -32,7 +32,7 @@ def _run() -> int:
     from control import options
     from control.app import app
     from control.output import show_error
-    from runtime.errors import BarographError
+    from runtime.errors import BarographError, InputError
     from runtime.telemetry import configure_logging
 
     try:
@@ -41,6 +41,16 @@ def _run() -> int:
     except BarographError as error:
         show_error(error, "--json" in sys.argv)
         return error.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is None:
+            raise
+        place = InputError(
+            f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", remedy="give another path"
+        )
+        show_error(place, "--json" in sys.argv)
+        return place.exit_code
     except TyperException as error:
         sys.stderr.write(f"barograph: {error.format_message()}; see barograph --help\n")
         return 2

@@ -62,7 +62,7 @@ def _python(_: Settings) -> Finding:
 def _disk(settings: Settings) -> Finding:
     place = next(p for p in (settings.data_dir, *settings.data_dir.resolve().parents) if p.exists())
     usage = shutil.disk_usage(place)
-    share = usage.free / usage.total
+    share = usage.free / usage.total if usage.total else 0.0
     detail = f"{share:.0%} of the disk of {place} is free ({usage.free >> 30} GiB)"
     if share < FREE_SHARE_MIN:
         return Finding("disk", "failed", detail, "free some space, or give another --data")

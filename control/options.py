@@ -12,6 +12,10 @@ from schemas.bins import CELL_NS_DEFAULT
 from schemas.names import is_name
 from schemas.units import PRICE_SCALE
 
+CELL_NS_MIN = 1_000
+CELL_NS_MAX = 86_400 * PRICE_SCALE
+"""Widths that the engine takes: below a microsecond nothing is left of a bin, a day is the longest session."""
+
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder of everything embedded [default: .barograph]")]
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap-servers", help="Kafka brokers; default: the embedded one")]
@@ -76,8 +80,10 @@ def cell_ns(text: str) -> int:
     """
     for unit, scale in (("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", PRICE_SCALE)):
         number = text.removesuffix(unit)
-        if text.endswith(unit) and number.isascii() and number.isdecimal() and int(number) > 0:
-            return int(number) * scale
+        if text.endswith(unit) and number.isascii() and number.isdecimal():
+            if CELL_NS_MIN <= int(number) * scale <= CELL_NS_MAX:
+                return int(number) * scale
+            raise UsageError(f"--cell {text} is out of range", remedy="use 1us to 86400s")
     raise UsageError(f"--cell {text} is no width", remedy=f"write for example {CELL_NS_DEFAULT // 1_000_000}ms or 1s")
 
 

@@ -1,8 +1,9 @@
 """SQL answers in the formats that people use."""
 
+import io
 import sys
 from pathlib import Path
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -28,7 +29,9 @@ def ask(url: str, sql: str) -> pa.Table:
     """
     client = open_store(url)
     try:
-        return client.query_arrow(sql, settings={"output_format_arrow_string_as_string": 1}, use_strings=True)
+        return client.query_arrow(
+            sql, settings={"output_format_arrow_string_as_string": 1, "readonly": 2}, use_strings=True
+        )
     except DatabaseError as error:
         text = " ".join(str(error).split())
         raise InputError(f"ClickHouse refuses the query: {text[:600]}", remedy="correct the SQL") from error
@@ -51,15 +54,24 @@ def write(answer: pa.Table, form: Format, out: Path | None) -> None:
         else:
             out.write_text(text + "\n")
         return
-    sink = pa.PythonFile(sys.stdout.buffer, "w") if out is None else pa.OSFile(str(out), "wb")
-    with sink:
-        if form == "csv":
-            pa_csv.write_csv(answer, sink)
-        elif form == "parquet":
-            pq.write_table(answer, sink)
-        else:
-            with pa.ipc.new_stream(sink, answer.schema) as writer:
-                writer.write_table(answer)
+    if out is None:
+        sink = io.BytesIO()
+        _encode(answer, form, sink)
+        sys.stdout.buffer.write(sink.getbuffer())
+        sys.stdout.buffer.flush()
+    else:
+        with out.open("wb") as file:
+            _encode(answer, form, file)
+
+
+def _encode(answer: pa.Table, form: Format, sink: BinaryIO) -> None:
+    if form == "csv":
+        pa_csv.write_csv(answer, sink)
+    elif form == "parquet":
+        pq.write_table(answer, sink)
+    else:
+        with pa.ipc.new_stream(sink, answer.schema) as writer:
+            writer.write_table(answer)
 
 
 def as_text(answer: pa.Table) -> str:

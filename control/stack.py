@@ -14,6 +14,7 @@ from typing import Final, Self
 from control import health
 from control.crew import LOOK_EVERY_S, Crew
 from control.embedded.folder_lock import FolderLock
+from control.embedded.kafka import is_free
 from control.embedded.kafka_jars import ensure_jars
 from control.embedded.kafka_lock import read_lock
 from control.output import Output
@@ -21,7 +22,7 @@ from control.processes import argv, serving
 from control.supervisor import ProcessSpec, Supervisor
 from control.tape_admin import TapeAdmin
 from runtime.endpoints import Endpoints
-from runtime.errors import MissingServiceError
+from runtime.errors import MissingServiceError, PortTakenError
 from runtime.kafka import ping
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
@@ -63,6 +64,10 @@ class Stack:
 
     def __enter__(self) -> Self:
         health.require_disk(self._settings)
+        for name in ("api_port", "gateway_port"):
+            port = getattr(self._settings, name)
+            if port and not is_free(port):
+                raise PortTakenError(self._settings.host, port, f"BAROGRAPH_{name.upper()}")
         self._lock.acquire(patience_s=0)
         try:
             self._start()

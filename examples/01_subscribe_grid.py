@@ -1,4 +1,4 @@
-"""Print the live grid as polars frames. Argument: the gateway's address, ws://127.0.0.1:8761/v1/stream."""
+"""Print the live grid as polars frames. Argument: the gateway's address, if it is not the default."""
 
 import asyncio
 import sys
@@ -15,4 +15,4 @@ async def main(url: str) -> None:
             print(frame.to_polars())
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(main(*sys.argv[1:2] or ["ws://127.0.0.1:8761/v1/stream"]))

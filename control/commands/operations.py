@@ -77,6 +77,7 @@ def reconcile(
     as_json: options.Json = False,
 ) -> None:
     """Compare a tape's topics with ClickHouse and the lake, row by row; exit code 1 if they differ."""
+    from control.arrival import DERIVED, Arrival
     from control.services import Services, open_store
     from sinks.reconcile import reconcile as reconcile_tape
 
@@ -85,14 +86,22 @@ def reconcile(
     )
     out = Output(as_json)
     manifest = TapeStore(LocalObjectStore(given.state_dir)).require(tape)
+    manifest.require_line(line)
     with Services(given, out) as services:
         lake = LocalObjectStore(given.lake_dir)
         with closing(open_store(services.store())) as client:
             report = reconcile_tape(manifest, line, services.kafka(), client=client, lake=lake)
+        with closing(Arrival(services.kafka(), manifest, line, given.state_dir)) as arrival:
+            pending = max(arrival.published() - arrival.computed(spec) for spec in DERIVED)
     found = {"missing": report.missing, "duplicate": report.duplicate, **asdict(report)}
     titles = ("table", "topic rows", "store rows", "lake rows", "missing", "duplicate")
     body = [(n, t.topic_rows, t.store_rows, t.lake_rows, t.missing, t.duplicate) for n, t in report.tables.items()]
     out.result(found, lambda console: console.print(rows(titles, body)))
+    if pending:
+        raise AnswerIsNo(
+            f"the stages of tape {tape} have {pending} raw message(s) before them",
+            remedy="let `barograph up` or `run` finish the tape first",
+        )
     if report.missing or report.duplicate:
         raise AnswerIsNo(
             f"tape {tape} has {report.missing} missing and {report.duplicate} duplicate rows",

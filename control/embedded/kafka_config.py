@@ -69,8 +69,15 @@ def broker_properties(
 
 
 def render(properties: dict[str, str]) -> str:
-    """A Java properties file; a backslash would start an escape there."""
-    return "".join(f"{name}={value}\n".replace("\\", "\\\\") for name, value in properties.items())
+    """A Java properties file. Java reads it as Latin-1, and a backslash starts an escape there."""
+    return "".join(f"{name}={_escaped(value)}\n" for name, value in properties.items())
+
+
+def _escaped(text: str) -> str:
+    """Text with backslashes doubled and everything beyond ASCII as UTF-16 escapes."""
+    units = text.replace("\\", "\\\\").encode("utf-16-be", "surrogatepass")
+    codes = [int.from_bytes(units[i : i + 2], "big") for i in range(0, len(units), 2)]
+    return "".join(chr(code) if code < 128 else f"\\u{code:04x}" for code in codes)
 
 
 def java_command(java: Path, jars: list[Path], folder: Path, logging: Path, heap_mb: int) -> list[str]:

@@ -56,10 +56,10 @@ CheckLogin = Callable[[str, str], bool]
 
 _NOT_SETTINGS: Final = frozenset(
     {
+        "readonly",
         "query", "database", "default_format", "user", "password", "quota_key", "role", "query_id", "session_id",
         "session_timeout", "session_check", "compress", "decompress", "stacktrace", "buffer_size", "wait_end_of_query",
-        "client_protocol_version", "enable_http_compression", "send_progress_in_http_headers", "readonly",
-        "http_headers_progress_interval_ms", "add_http_cors_header", "close_session",
+        "client_protocol_version", "enable_http_compression", "send_progress_in_http_headers", "http_headers_progress_interval_ms", "add_http_cors_header", "close_session",
     }
 )  # fmt: skip
 """Names in the address that speak to the HTTP interface, not to the engine. `readonly` is among them because only the
@@ -98,6 +98,10 @@ def make_app(engine: StoreEngine, check_login: CheckLogin | None = None) -> Star
     )
 
 
+OWN_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1", ""})
+"""How this machine is called by programs on it."""
+
+
 class _Interface:
     def __init__(self, engine: StoreEngine, check_login: CheckLogin | None) -> None:
         self._engine = engine
@@ -106,6 +110,8 @@ class _Interface:
 
     async def answer(self, http: HttpRequest) -> Response:
         """One request to `/`."""
+        if self._check_login is None and _comes_from_a_page(http):
+            return PlainTextResponse("This interface is for programs on this machine, not for web pages.\n", 403)
         query_id = http.query_params.get("query_id") or str(uuid.uuid4())
         try:
             self._authenticate(http)
@@ -223,6 +229,17 @@ def _fields(http: HttpRequest, raw: bytes) -> _Fields:
     return _Fields(join(values.pop("query", "").encode(), body), values)
 
 
+def _comes_from_a_page(http: HttpRequest) -> bool:
+    """Whether a browser sends this: any site's page can send requests to this machine, and needs no answer to harm.
+
+    Browsers name the page's origin on every request that may change something, and the name that they asked for as
+    Host; a foreign one that leads here is DNS rebinding. Programs send no Origin.
+    """
+    name = http.headers.get("host", "").rpartition(":")
+    host = (name[0] if name[2].isdecimal() else "".join(name)).strip("[]")
+    return "origin" in http.headers or "sec-fetch-site" in http.headers or host not in OWN_NAMES
+
+
 def _form(content_type: str, body: bytes) -> dict[str, str]:
     """Text fields of a multipart body; files would be external tables, which the engine does not have."""
     head = f"Content-Type: {content_type}\r\n\r\n".encode()
@@ -241,10 +258,12 @@ def _understand(http: HttpRequest, body: bytes, query_id: str) -> _Call:
     values = fields.values
     statement = parse(fields.request)
     request = Request(
-        settings={n: v for n, v in values.items() if n not in _NOT_SETTINGS and not n.startswith("param_")},
+        settings={
+            n: v for n, v in values.items() if n not in _NOT_SETTINGS and n != "readonly" and not n.startswith("param_")
+        },
         parameters={n.removeprefix("param_"): v for n, v in values.items() if n.startswith("param_")},
         database=values.get("database") or http.headers.get("x-clickhouse-database", ""),
-        readonly=http.method == "GET",
+        readonly=http.method == "GET" or values.get("readonly", "0") != "0",
         session_id=values.get("session_id", ""),
         session_timeout_s=_number(values.get("session_timeout"), SESSION_IDLE_S),
         format=values.get("default_format") or http.headers.get("x-clickhouse-format", "") or "TabSeparated",

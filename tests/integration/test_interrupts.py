@@ -50,6 +50,8 @@ def test_a_run_that_is_interrupted_again_and_again(report: Callable[..., Any], t
 
 def test_a_run_that_is_interrupted_after_publishing(report: Callable[..., Any], tmp_path: Path) -> None:
     """Published is not arrived: the next run must go on, not report what is half computed."""
+    tmp_path = tmp_path / "a földer"  # what people call their folders
+    tmp_path.mkdir()
     running = start(tmp_path)
     deadline = time.monotonic() + 90
     while not any('"finished"' in p.read_text() for p in tmp_path.glob("state/tapes/*/manifest.json")):

@@ -63,6 +63,9 @@ def test_sql_answers_from_bins_and_trades(
         cli("sql", "SELECT * FROM bins LIMIT 5", "--format", "parquet", "--out", out, "--data", folder).returncode == 0
     )
     assert out.stat().st_size > 0
+    drop = cli("sql", "DROP TABLE trades", "--data", folder)
+    assert (drop.returncode, drop.stderr.count("\n")) == (2, 1), drop.stderr
+    assert report("sql", "SELECT count() AS n FROM trades", "--data", folder) == [{"n": 2_973}]
     bad = cli("sql", "SELECT nonsense FROM bins", "--data", folder)
     assert bad.returncode == 2
     assert "nonsense" in bad.stderr

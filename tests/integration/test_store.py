@@ -53,6 +53,22 @@ def post(url: str, body: bytes, headers: dict[str, str] | None = None, **values:
         return answer.read()
 
 
+@pytest.mark.parametrize(
+    "head", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Sec-Fetch-Site": "none"}]
+)
+def test_web_pages_are_kept_out(url: str, head: dict[str, str]) -> None:
+    with pytest.raises(HTTPError) as refused:
+        post(url, b"CREATE TABLE stolen (a Int8) ENGINE = Memory", head)
+    assert refused.value.code == 403
+    assert get(url, query="EXISTS TABLE stolen") == b"0\n"
+
+
+def test_a_query_that_asks_to_only_read_cannot_write(url: str) -> None:
+    with pytest.raises(HTTPError, match="500|403|400"):
+        post(url, b"CREATE TABLE written (a Int8) ENGINE = Memory", readonly="2")
+    assert post(url, b"EXISTS TABLE written", readonly="2") == b"0\n"
+
+
 @pytest.mark.parametrize("compress", [True, False, "lz4", "zstd", "gzip"])
 def test_clickhouse_connect_reads_and_writes(url: str, compress: bool | str) -> None:
     client = clickhouse_connect.get_client(dsn=url, compress=compress)

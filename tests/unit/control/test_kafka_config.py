@@ -24,6 +24,7 @@ def test_nothing_listens_beyond_this_machine() -> None:
 
 def test_a_backslash_in_a_path_is_kept() -> None:
     assert render({"log.dirs": "C:\\data"}) == "log.dirs=C:\\\\data\n"
+    assert render({"log.dirs": "/d ü/😀"}) == "log.dirs=/d \\u00fc/\\ud83d\\ude00\n"
 
 
 def test_the_heap_and_the_log_are_set() -> None:

@@ -37,9 +37,15 @@ def test_cell(text: str, ns: int) -> None:
     assert options.cell_ns(text) == ns
 
 
-@pytest.mark.parametrize("text", ["", "100", "0ms", "1.5s", "ms"])
+@pytest.mark.parametrize("text", ["", "100", "1.5s", "ms"])
 def test_bad_cell(text: str) -> None:
     with pytest.raises(UsageError, match="is no width"):
+        options.cell_ns(text)
+
+
+@pytest.mark.parametrize("text", ["0ms", "1ns", "86401s", "99999999999999999s"])
+def test_cell_out_of_range(text: str) -> None:
+    with pytest.raises(UsageError, match="is out of range"):
         options.cell_ns(text)
 
 
