@@ -56,14 +56,14 @@ CheckLogin = Callable[[str, str], bool]
 
 _NOT_SETTINGS: Final = frozenset(
     {
-        "readonly",
         "query", "database", "default_format", "user", "password", "quota_key", "role", "query_id", "session_id",
         "session_timeout", "session_check", "compress", "decompress", "stacktrace", "buffer_size", "wait_end_of_query",
-        "client_protocol_version", "enable_http_compression", "send_progress_in_http_headers", "http_headers_progress_interval_ms", "add_http_cors_header", "close_session",
+        "client_protocol_version", "enable_http_compression", "send_progress_in_http_headers", "readonly",
+        "http_headers_progress_interval_ms", "add_http_cors_header", "close_session",
     }
 )  # fmt: skip
-"""Names in the address that speak to the HTTP interface, not to the engine. `readonly` is among them because only the
-method decides it here."""
+"""Names in the address that speak to the HTTP interface, not to the engine. `readonly` is among them because the
+engine is told by `Request.readonly`: a GET only reads, and so does a request that asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +258,7 @@ def _understand(http: HttpRequest, body: bytes, query_id: str) -> _Call:
     values = fields.values
     statement = parse(fields.request)
     request = Request(
-        settings={
-            n: v for n, v in values.items() if n not in _NOT_SETTINGS and n != "readonly" and not n.startswith("param_")
-        },
+        settings={n: v for n, v in values.items() if n not in _NOT_SETTINGS and not n.startswith("param_")},
         parameters={n.removeprefix("param_"): v for n, v in values.items() if n.startswith("param_")},
         database=values.get("database") or http.headers.get("x-clickhouse-database", ""),
         readonly=http.method == "GET" or values.get("readonly", "0") != "0",

@@ -64,7 +64,7 @@ def test_web_pages_are_kept_out(url: str, head: dict[str, str]) -> None:
 
 
 def test_a_query_that_asks_to_only_read_cannot_write(url: str) -> None:
-    with pytest.raises(HTTPError, match="500|403|400"):
+    with pytest.raises(HTTPError):
         post(url, b"CREATE TABLE written (a Int8) ENGINE = Memory", readonly="2")
     assert post(url, b"EXISTS TABLE written", readonly="2") == b"0\n"
 

@@ -32,7 +32,7 @@ def test_bad_speed(text: str) -> None:
         options.speed(text)
 
 
-@pytest.mark.parametrize(("text", "ns"), [("100ms", 10**8), ("1s", 10**9), ("250us", 250_000), ("7ns", 7)])
+@pytest.mark.parametrize(("text", "ns"), [("100ms", 10**8), ("1s", 10**9), ("250us", 250_000), ("7000ns", 7000)])
 def test_cell(text: str, ns: int) -> None:
     assert options.cell_ns(text) == ns
 
