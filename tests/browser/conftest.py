@@ -15,8 +15,8 @@ import uvicorn
 
 from control.api import create_app
 from runtime.object_store import LocalObjectStore
-from runtime.tapes import Instrument, Line, TapeStore, new_tape
-from tests.browser.synthetic import SyntheticFeeder
+from runtime.tapes import Instrument, Line, Manifest, TapeStore
+from tests.browser.synthetic import TAPE_ID, SyntheticFeeder
 from ws_gateway.server import Gateway
 
 INSTRUMENTS = ("GLBX.MDP3:ESH4", "GLBX.MDP3:NQH4")
@@ -53,7 +53,8 @@ class Host:
 
     def __init__(self, data_dir: Path) -> None:
         known = {n: Instrument(0, 250_000_000 // (1 + 4 * i)) for i, n in enumerate(INSTRUMENTS)}
-        tape = new_tape("synthetic", instruments=known, lines={"main": Line("run-1")})
+        lines = {"main": Line("run-1")}
+        tape = Manifest("synthetic", TAPE_ID, instruments=known, lines=lines)  # the id that the gateway's hub tells
         TapeStore(LocalObjectStore(data_dir / "state")).save(tape)
         self.gateway_port = 0
         app = create_app(gateway_url=lambda: f"ws://127.0.0.1:{self.gateway_port}/v1/stream", data_dir=data_dir)

@@ -21,6 +21,9 @@ from ws_gateway.frames import Block
 LADDER = 4096
 CELL_S = 0.1
 
+TAPE_ID = "0" * 16
+"""Identity of the synthetic tape, in the hub and in the api's manifest."""
+
 
 @dataclass
 class Market:
@@ -170,7 +173,7 @@ class SyntheticFeeder:
 
     def start(self, hub: Hub, on_failure=None) -> None:
         self.hub = hub
-        hub.set_tapes({self.tape: Tape("0" * 16, ("main",), self.instruments)})
+        hub.set_tapes({self.tape: Tape(TAPE_ID, ("main",), self.instruments)})
         self.markets = {
             name: Market(self.radius, seed=i + 1, first_tick=17_192 + 9_000 * i, tick_px=250_000_000 // (1 + 4 * i))
             for i, name in enumerate(self.instruments)
