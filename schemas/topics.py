@@ -69,15 +69,15 @@ MBO: Final = TopicSpec(
 )
 BINS: Final = TopicSpec(
     "bins", "line", 1, "instrument", "Arrow IPC stream, one row per bin (schemas.bins)", "books stage",
-    ("features stage", "sinks", "gateway"),
+    ("sinks", "gateway"),
 )  # fmt: skip
 TRADES: Final = TopicSpec(
     "trades", "line", 1, "instrument", "Arrow IPC stream, one row per trade (schemas.trades)", "books stage",
-    ("bars stage", "sinks", "gateway"),
+    ("sinks", "gateway"),
 )  # fmt: skip
 TAPES: Final = TopicSpec(
     "ops.tapes", "global", 1, "tape", "Avro: the tape's manifest as it stands", "control",
-    ("gateway", "sinks", "operators"), compacted=True,
+    ("operators",), compacted=True,
 )  # fmt: skip
 
 CATALOGUE: Final = (MBO, BINS, TRADES, TAPES)
