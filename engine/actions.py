@@ -21,7 +21,7 @@ from typing import Final
 
 from engine import book as l3
 from engine import counters, grid, trades
-from engine._jit import i64, kernel
+from engine._jit import i64, inlined
 from engine.machine import levels, orders, state_of
 from engine.order_index import find
 from engine.state import ASK, BID, NONE, Machine, Record
@@ -46,23 +46,25 @@ _STATE: Final = 2
 _VIEW_FLAGS: Final = F_MBP | F_PUBLISHER_SPECIFIC
 
 
-@kernel
+@inlined
 def _mode(flags: int) -> int:
     if flags & F_SNAPSHOT:
         return _STATE
     return _VIEW if flags & _VIEW_FLAGS == _VIEW_FLAGS else _EVENT
 
 
-@kernel
+@inlined
 def _lots(size: int) -> int:
     """Size of a record as int64; 0 if undefined."""
     lots = i64(size)
     return 0 if lots == UNDEF_SIZE else lots
 
 
-@kernel
+@inlined
 def _flow(m: Machine, mode: int, tick: int, side: int, add: int, pull: int, depth: int) -> None:
     """Hand a change of one side's depth, and the flow that caused it, to the grid."""
+    if not m.physics:
+        return
     bid = depth if side == BID else 0
     ask = depth if side == ASK else 0
     if mode == _EVENT:
@@ -71,7 +73,7 @@ def _flow(m: Machine, mode: int, tick: int, side: int, add: int, pull: int, dept
         grid.shift_depth(m, tick, bid, ask)
 
 
-@kernel
+@inlined
 def _add(m: Machine, record: Record, mode: int, side: int, size: int) -> None:
     """Insert an order whose id does not rest."""
     synthetic = (record.flags & F_MBP) != 0
@@ -82,7 +84,7 @@ def _add(m: Machine, record: Record, mode: int, side: int, size: int) -> None:
     _flow(m, mode, level.tick, side, size, 0, size)
 
 
-@kernel
+@inlined
 def _reduce(m: Machine, slot: int, mode: int, removed: int) -> None:
     """Take lots off an order, 0 included; delete it when none are left."""
     order = orders(m)[slot]
@@ -98,7 +100,7 @@ def _reduce(m: Machine, slot: int, mode: int, removed: int) -> None:
     _flow(m, mode, tick, side, 0, pulled, -removed)
 
 
-@kernel
+@inlined
 def _move(m: Machine, slot: int, mode: int, side: int, px: int, size: int) -> None:
     """Give an order another price or side: all of it is pulled at the old tick and the new size added at the new."""
     order = orders(m)[slot]
@@ -113,7 +115,7 @@ def _move(m: Machine, slot: int, mode: int, side: int, px: int, size: int) -> No
     _flow(m, mode, new_tick, side, size, 0, size)
 
 
-@kernel
+@inlined
 def _modify(m: Machine, record: Record, slot: int, mode: int, side: int, size: int) -> None:
     """Change an order that rests; size 0 cancels it."""
     if record.price % m.tick_px:
@@ -133,7 +135,7 @@ def _modify(m: Machine, record: Record, slot: int, mode: int, side: int, size: i
         _reduce(m, slot, mode, old_size - size)
 
 
-@kernel
+@inlined
 def _place(m: Machine, record: Record, mode: int) -> None:
     """Apply A or M: both mean that the order is to rest as the record says."""
     state = state_of(m)
@@ -164,7 +166,7 @@ def _place(m: Machine, record: Record, mode: int) -> None:
         _modify(m, record, slot, mode, side, size)
 
 
-@kernel
+@inlined
 def _cancel(m: Machine, record: Record, mode: int) -> None:
     slot = find(m, record.order_id)
     if slot == NONE:
@@ -176,7 +178,7 @@ def _cancel(m: Machine, record: Record, mode: int) -> None:
     _reduce(m, slot, mode, resting if size == 0 else min(size, resting))
 
 
-@kernel
+@inlined
 def _fill(m: Machine, record: Record, mode: int) -> None:
     """Note a fill; outside snapshots."""
     slot = find(m, record.order_id)
@@ -191,11 +193,11 @@ def _fill(m: Machine, record: Record, mode: int) -> None:
     else:
         return
     state_of(m).fill_count += 1
-    if mode == _EVENT:
+    if mode == _EVENT and m.physics:
         grid.touch(m, tick, 0, 0, size, 0, 0)
 
 
-@kernel
+@inlined
 def apply_action(m: Machine, record: Record) -> None:
     """Apply a record's action, except R, which `driver` treats with the book's state."""
     mode = _mode(record.flags)

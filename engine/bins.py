@@ -127,7 +127,7 @@ def _emit(m: Machine, mid_px: int, spot_tick: int) -> None:
     _write_quotes(m, row)
     if mid_px == UNDEF_PRICE:
         touched_rows(m)[at] = 0
-        grid_rows(m)[:, at] = 0.0
+        grid_rows(m)[at] = 0.0
     else:
         grid.read(m, spot_tick, at)
     if state.event_count:

@@ -15,10 +15,10 @@ from typing import Final
 
 import numpy as np
 
-from engine._jit import i64, kernel
-from engine.machine import expiring, ladder, ladder_keys, levels, orders, places
-from engine.order_index import drop, put
-from engine.state import BID, NONE, Machine, Record
+from engine._jit import i64, inlined, kernel
+from engine.machine import expiring, hints, ladder, ladder_keys, levels, orders, places
+from engine.order_index import GOLDEN, drop, put
+from engine.state import BID, HINT_BITS, NONE, Machine, Record
 from engine.ticks import nearest_tick
 
 SYNTHETIC: Final = 1 << 62
@@ -29,13 +29,13 @@ _NEAR: Final = 12
 """Levels looked at one by one from the best before halving: nearly all actions fall there."""
 
 
-@kernel
+@inlined
 def level_count(m: Machine, side: int) -> int:
     """Levels of a side."""
     return i64(m.bid_levels if side == BID else m.ask_levels)
 
 
-@kernel
+@inlined
 def _add_to_level_count(m: Machine, side: int, change: int) -> None:
     if side == BID:
         m.bid_levels += change
@@ -44,7 +44,7 @@ def _add_to_level_count(m: Machine, side: int, change: int) -> None:
     m.levels += change
 
 
-@kernel
+@inlined
 def best(m: Machine, side: int) -> int:
     """Slot of the best level of a side; NONE if the side is empty."""
     count = level_count(m, side)
@@ -112,9 +112,29 @@ def _drop_level(m: Machine, slot: int) -> None:
     m.level_free = slot
 
 
-@kernel
+@inlined
+def hint_of(px: int) -> int:
+    """Where the level of a price is remembered."""
+    return i64((np.uint64(px) * GOLDEN) >> np.uint64(64 - HINT_BITS))
+
+
+@inlined
 def _level_at(m: Machine, side: int, px: int) -> int:
     """Level of a side at an exact price, made if it is not there."""
+    hint = hint_of(px)
+    slot = i64(hints(m)[side, hint])
+    if slot >= 0:
+        level = levels(m)[slot]
+        if level.px == px and level.count > 0 and level.side == side:
+            return slot
+    slot = _search_level(m, side, px)
+    hints(m)[side, hint] = slot
+    return slot
+
+
+@kernel
+def _search_level(m: Machine, side: int, px: int) -> int:
+    """Level of a side at an exact price by its ladder, made if it is not there."""
     key = px if side == BID else ~px
     position = _position(m, side, key)
     if position < level_count(m, side) and ladder_keys(m)[side, position] == key:
@@ -122,7 +142,7 @@ def _level_at(m: Machine, side: int, px: int) -> int:
     return _new_level(m, side, px, position)
 
 
-@kernel
+@inlined
 def _append(m: Machine, slot: int, level_slot: int) -> None:
     """Put an order at the back of a level's queue; sizes are not touched."""
     order = orders(m)[slot]
@@ -137,7 +157,7 @@ def _append(m: Machine, slot: int, level_slot: int) -> None:
     level.tail = slot
 
 
-@kernel
+@inlined
 def _unlink(m: Machine, slot: int) -> None:
     """Take an order out of its level's queue; sizes are not touched."""
     order = orders(m)[slot]
@@ -152,7 +172,7 @@ def _unlink(m: Machine, slot: int) -> None:
         level.tail = order.prev
 
 
-@kernel
+@inlined
 def insert(m: Machine, order_id: np.uint64, side: int, px: int, size: int, synthetic: bool) -> int:
     """Put a new order, whose id does not rest, at the back of its level.
 
@@ -179,7 +199,7 @@ def insert(m: Machine, order_id: np.uint64, side: int, px: int, size: int, synth
     return slot
 
 
-@kernel
+@inlined
 def _leave_level(m: Machine, slot: int) -> None:
     """Take an order with its size out of its level, and the level away if it was the last."""
     order = orders(m)[slot]
@@ -192,17 +212,17 @@ def _leave_level(m: Machine, slot: int) -> None:
         _drop_level(m, level_slot)
 
 
-@kernel
+@inlined
 def remove(m: Machine, slot: int) -> None:
     """Delete an order."""
-    drop(m, orders(m)[slot].id)
+    drop(m, orders(m)[slot].id, slot)
     _leave_level(m, slot)
     orders(m)[slot].next = m.order_free
     m.order_free = slot
     m.orders -= 1
 
 
-@kernel
+@inlined
 def move(m: Machine, slot: int, side: int, px: int, size: int) -> None:
     """Give an order another price, side and size; it goes to the back of its new level and loses pending fills."""
     _leave_level(m, slot)
@@ -216,7 +236,7 @@ def move(m: Machine, slot: int, side: int, px: int, size: int) -> None:
     level.count += 1
 
 
-@kernel
+@inlined
 def resize(m: Machine, slot: int, size: int) -> None:
     """Change the size of an order; a larger one loses its place in the queue, a smaller one keeps it."""
     order = orders(m)[slot]
@@ -242,9 +262,10 @@ def clear(m: Machine) -> None:
     m.ask_levels = 0
     m.expiring = 0
     places(m)[:] = NONE
+    hints(m)[:] = NONE
 
 
-@kernel
+@inlined
 def add_pending(m: Machine, slot: int, size: int) -> None:
     """Note that `size` lots of an order were filled, which the cancel or modify to come will take off."""
     order = orders(m)[slot]
@@ -254,7 +275,7 @@ def add_pending(m: Machine, slot: int, size: int) -> None:
     order.pending += size
 
 
-@kernel
+@inlined
 def take_pending(order: Record, removed: int) -> int:
     """Set lots taken off an order against its pending fills.
 

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 
 from engine._jit import kernel
-from engine.exponential import exp, expm1
+from engine.exponential import NEAR, exp, expm1, near_expm1
 from engine.machine import powers
 from engine.state import POWER_BASE, POWER_DIGITS, POWER_ENTRIES, Machine
 from schemas.units import NS_PER_SECOND
@@ -40,18 +40,18 @@ def set_weights(m: Machine, dt_ns: int) -> None:
     """
     if m.dt_ns == dt_ns:
         return
-    dt_s = dt_ns / NS_PER_SECOND
-    alpha_v = -expm1(-dt_s / m.tau_v_s)
-    alpha_a = -expm1(-dt_s / m.tau_a_s)
-    alpha_j = -expm1(-dt_s / m.tau_j_s)
     m.dt_ns = dt_ns
-    m.gain_v = alpha_v / dt_s
-    m.gain_a = alpha_a / dt_s
-    m.gain_j = alpha_j / dt_s
-    m.keep_v = 1.0 - alpha_v
-    m.keep_a = 1.0 - alpha_a
-    m.keep_j = 1.0 - alpha_j
-    m.keep_mass = exp(-dt_s / m.tau_mass_s)
+    dt_s = dt_ns / NS_PER_SECOND
+    per_s = NS_PER_SECOND / dt_ns
+    x_v, x_a, x_j, x_mass = -dt_s * m.rate_v, -dt_s * m.rate_a, -dt_s * m.rate_j, -dt_s * m.rate_mass
+    if min(min(x_v, x_a), min(x_j, x_mass)) >= -NEAR:
+        y_v, y_a, y_j = near_expm1(x_v), near_expm1(x_a), near_expm1(x_j)
+        m.keep_mass = 1.0 + near_expm1(x_mass)
+    else:
+        y_v, y_a, y_j = expm1(x_v), expm1(x_a), expm1(x_j)
+        m.keep_mass = exp(x_mass)
+    m.gain_v, m.gain_a, m.gain_j = -y_v * per_s, -y_a * per_s, -y_j * per_s
+    m.keep_v, m.keep_a, m.keep_j = 1.0 + y_v, 1.0 + y_a, 1.0 + y_j
 
 
 @kernel

@@ -16,7 +16,7 @@
 
 from typing import Final
 
-from engine._jit import kernel
+from engine._jit import inlined
 from engine.machine import counts, state_of
 from engine.state import Machine
 
@@ -46,7 +46,7 @@ NON_FINITE: Final = NAMES.index("non_finite")
 UNDEFINED_SIZE: Final = NAMES.index("undefined_size")
 
 
-@kernel
+@inlined
 def count(m: Machine, counter: int) -> None:
     """Raise a counter by one and set its bit in the open bin."""
     counts(m)[counter] += 1

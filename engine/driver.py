@@ -22,11 +22,13 @@ import numpy as np
 
 from engine import bins, counters, events, grid
 from engine import book as l3
-from engine._jit import i64, kernel
+from engine._jit import i64, inlined, kernel
 from engine.actions import CLEAR, TRADE, apply_action
-from engine.machine import state_of
+from engine.ahead import AHEAD, look_ahead
+from engine.machine import machine_at, records_at, state_of
 from engine.record_time import NO_TIME, own_time
-from engine.state import PARTIAL, SNAPSHOT, SUSPECT, VALID, Machine, Record
+from engine.records import first_bad
+from engine.state import NONE, PARTIAL, SNAPSHOT, SUSPECT, VALID, Machine, Record
 from schemas.mbo import F_LAST, F_MAYBE_BAD_BOOK, F_SNAPSHOT
 from schemas.units import NS_PER_SECOND, UNDEF_PRICE
 
@@ -37,6 +39,7 @@ on with a book that no longer exists."""
 DONE: Final = 0
 ROWS_FULL: Final = 1
 NO_ROOM: Final = 2
+BAD_RECORD: Final = 3
 
 APPLY: Final = 0
 ADVANCE: Final = 1
@@ -75,7 +78,8 @@ def _end_snapshot(m: Machine) -> None:
     state.bins_since_reset = 0
     state.epoch += 1
     grid.void(m, max(state.snapshot_t_ns, state.bin_seq * m.cell_ns))
-    grid.load_depths(m)
+    if m.physics:
+        grid.load_depths(m)
     if state.suspect_after:
         state.suspect_after = 0
         suspect(m)
@@ -106,16 +110,18 @@ def _new_session(m: Machine, t_ns: int) -> bool:
     return True
 
 
-@kernel
+@inlined
 def _reach(m: Machine, t_ns: int) -> bool:
     """Close every bin that ends at or before a time; False if the buffer of rows is full."""
     state = state_of(m)
+    if t_ns < (state.bin_seq + 1) * m.cell_ns:
+        return True
     if t_ns - state.t_ns > SESSION_GAP_NS:
         return _new_session(m, t_ns)
     return bins.close_bins(m, t_ns // m.cell_ns)
 
 
-@kernel
+@inlined
 def _apply_to_book(m: Machine, record: Record) -> None:
     """The record's effect on the state of the book, the book and the grid."""
     state = state_of(m)
@@ -132,7 +138,7 @@ def _apply_to_book(m: Machine, record: Record) -> None:
         suspect(m)
 
 
-@kernel
+@inlined
 def _end_event(m: Machine, record: Record) -> None:
     """What follows the last record of an event."""
     if state_of(m).book_state == SNAPSHOT:
@@ -142,7 +148,7 @@ def _end_event(m: Machine, record: Record) -> None:
         events.end_event(m, record)
 
 
-@kernel
+@inlined
 def _apply_record(m: Machine, record: Record) -> bool:
     """Apply one record; False, with the record untouched, if the buffer of rows is full."""
     state = state_of(m)
@@ -173,7 +179,7 @@ def _apply_record(m: Machine, record: Record) -> bool:
     return True
 
 
-@kernel
+@inlined
 def _room(m: Machine) -> int:
     """Records that can certainly be applied before some table has to grow."""
     room: int = min(m.order_room - m.orders, m.level_room - m.levels, m.expiring_room - m.expiring)
@@ -199,6 +205,8 @@ def _apply(m: Machine, records: np.ndarray, start: int) -> tuple[int, int]:
             return i, NO_ROOM
         stop = min(len(records), i + min(room, rows))
         while i < stop:
+            if i + AHEAD < len(records):
+                look_ahead(m, records, i)
             if not _apply_record(m, records[i]):
                 return i, ROWS_FULL
             i += 1
@@ -231,22 +239,32 @@ def _flush(m: Machine) -> int:
 
 
 @kernel
-def run(machine: np.ndarray, operation: int, records: np.ndarray, start: int, t_ns: int) -> tuple[int, int]:
+def run(
+    address: int, operation: int, resumed: int, records_address: int, count: int, start: int, t_ns: int
+) -> tuple[int, int]:
     """The one entry from Python: apply records, advance the clock, or flush. Every entry compiles all that is below it.
 
     Args:
-        machine: MACHINE_DTYPE[1].
+        address: Where the machine record is.
         operation: APPLY, ADVANCE or FLUSH.
-        records: MBO_KERNEL_DTYPE[n], for APPLY.
-        start: First record to apply, for APPLY.
+        resumed: 1 if this goes on where a call stopped with NO_ROOM: rows stay, records are known to be good.
+        records_address: Where the caller's records are, for APPLY.
+        count: How many there are.
+        start: First record to apply.
         t_ns: Time of the clock message, for ADVANCE.
 
     Returns:
-        Index of the first record not applied, and DONE, ROWS_FULL or NO_ROOM.
+        Index of the first record not applied, and DONE, ROWS_FULL, NO_ROOM or BAD_RECORD.
     """
-    m = machine[0]
+    m = machine_at(address)
+    if not resumed:
+        m.bin_rows = 0
+        m.trade_rows = 0
+        m.mbp_rows = 0
     if operation == APPLY:
-        return _apply(m, records, start)
+        records = records_at(records_address, count)
+        bad = NONE if resumed else first_bad(records, start)
+        return (bad, BAD_RECORD) if bad != NONE else _apply(m, records, start)
     if operation == ADVANCE:
         return start, _advance(m, t_ns)
     return start, _flush(m)

@@ -26,14 +26,14 @@ from engine.errors import ConfigError
 from engine.memory import Memory
 from engine.order_index import find
 from engine.record_time import TIME_LIMIT_NS, record_times
-from engine.records import kernel_view, validate
+from engine.records import check_array, complaint
 from engine.state import ASK, BID, MACHINE_DTYPE, NONE
 from engine.ticks import tick_of
-from schemas import bins, mbo, mbp10, trades
+from schemas import bins, mbp10, trades
 from schemas.columns import empty_table
 from schemas.units import NS_PER_SECOND, UNDEF_PRICE
 
-__all__ = ["LEVEL_TABLE_DTYPE", "Engine", "EngineConfig", "Output", "record_times", "tick_of", "validate"]
+__all__ = ["LEVEL_TABLE_DTYPE", "Engine", "EngineConfig", "Output", "record_times", "tick_of"]
 
 ROWS_MAX_DEFAULT: Final = 256
 """Rows of bins in one call: 4.3 MB of buffer at 101 ticks. Fewer: a message of a busy market takes several calls; more:
@@ -43,7 +43,7 @@ LEVEL_TABLE_DTYPE: Final = np.dtype([("price", "<i8"), ("size", "<i8"), ("count"
 """A level in `Engine.levels`: price in 1e-9, lots, orders."""
 
 _TAUS: Final = ("tau_v_s", "tau_a_s", "tau_j_s", "tau_mass_s")
-_PACKED: Final = ("tick_px", "cell_ns", "radius", "n_ticks", "mbp10", "max_future_ns", *_TAUS)
+_PACKED: Final = ("tick_px", "cell_ns", "radius", "n_ticks", "physics", "mbp10", "max_future_ns")
 """Settings that kernels take as they are."""
 
 
@@ -64,6 +64,7 @@ class EngineConfig:
         tau_a_s: Time constant of accelerations, s.
         tau_j_s: Time constant of jerks, s.
         tau_mass_s: Time constant of masses, s.
+        physics: Whether the grid is kept; without it all its vectors are zero and the book is several times faster.
         mbp10: Whether MBP-10 records are written.
     """
 
@@ -78,6 +79,7 @@ class EngineConfig:
     tau_a_s: float = 5.0
     tau_j_s: float = 10.0
     tau_mass_s: float = 30.0
+    physics: bool = True
     mbp10: bool = False
 
     def __post_init__(self) -> None:
@@ -109,6 +111,8 @@ class EngineConfig:
             out[name] = getattr(self, name)
         out["unit_px"] = self.tick_px * self.bucket
         out["dense"] = self.emission == "dense"
+        for name in _TAUS:
+            out[name.replace("tau", "rate").removesuffix("_s")] = 1.0 / getattr(self, name)
         return out
 
 
@@ -138,7 +142,6 @@ class Engine:
         self._memory = memory
         columns = bins.engine_columns(self.config.radius)
         self._no_rows = Output(empty_table(columns), empty_table(trades.COLUMNS), np.zeros(0, mbp10.MBP10_DTYPE))
-        self._no_records = kernel_view(np.zeros(0, mbo.MBO_DTYPE))
 
     # -- input ---------------------------------------------------------------------------------------------------------
 
@@ -158,11 +161,14 @@ class Engine:
         Raises:
             BadRecordsError: the records cannot be applied; nothing has changed.
         """
-        view = validate(records)
-        if not 0 <= start <= len(records):
-            raise IndexError(f"start is {start}; there are {len(records)} records")
-        consumed, _ = self._run(driver.APPLY, view, start, 0, rows_max)
-        return self._output(), consumed
+        check_array(records)
+        count = len(records)
+        if not 0 <= start <= count:
+            raise IndexError(f"start is {start}; there are {count} records")
+        at, status = self._run(driver.APPLY, rows_max, records.ctypes.data, count, start)
+        if status == driver.BAD_RECORD:
+            raise complaint(records, at)
+        return self._output(), at
 
     def advance(self, t_ns: int, rows_max: int = ROWS_MAX_DEFAULT) -> tuple[Output, bool]:
         """Take a clock message: bins that end at or before `t_ns` close, engine time becomes `t_ns`.
@@ -178,7 +184,7 @@ class Engine:
         """
         if not 0 <= t_ns < TIME_LIMIT_NS:
             raise ValueError(f"t_ns is {t_ns}; a clock message lies between 1970 and 2116")
-        _, status = self._run(driver.ADVANCE, self._no_records, 0, t_ns, rows_max)
+        _, status = self._run(driver.ADVANCE, rows_max, t_ns=t_ns)
         return self._output(), status == driver.DONE
 
     def flush(self, rows_max: int = ROWS_MAX_DEFAULT) -> tuple[Output, bool]:
@@ -187,47 +193,41 @@ class Engine:
         Returns:
             The rows, and whether all is done; else call again.
         """
-        _, status = self._run(driver.FLUSH, self._no_records, 0, 0, rows_max)
+        _, status = self._run(driver.FLUSH, rows_max)
         return self._output(), status == driver.DONE
 
     def mark_suspect(self) -> None:
         """Input was skipped: the book is SUSPECT until the next clear or snapshot."""
         driver.suspect(self._memory.m)
 
-    def _run(self, operation: int, records: np.ndarray, start: int, t_ns: int, rows_max: int) -> tuple[int, int]:
-        """Run the kernel, growing tables as it asks for it."""
+    def _run(
+        self, operation: int, rows_max: int, records_address: int = 0, count: int = 0, start: int = 0, t_ns: int = 0
+    ) -> tuple[int, int]:
+        """Run the kernel, growing tables as it asks for it; see `driver.run`."""
         memory = self._memory
-        m = memory.m
-        if m["bin_room"] != rows_max:
+        if rows_max != memory.bin_room:
             if rows_max < 1:
                 raise ValueError(f"rows_max is {rows_max}; it must be at least 1")
             memory.make_buffers(rows_max)
-        m["bin_rows"] = m["trade_rows"] = m["mbp_rows"] = 0
-        while True:
-            start, status = driver.run(memory.machine, operation, records, start, t_ns)
-            if status != driver.NO_ROOM:
-                return start, status
+        at, status = driver.run(memory.address, operation, 0, records_address, count, start, t_ns)
+        while status == driver.NO_ROOM:
             memory.grow()
+            at, status = driver.run(memory.address, operation, 1, records_address, count, at, t_ns)
+        return at, status
 
     def _output(self) -> Output:
         """Copy what the buffers hold."""
-        m, arrays, none = self._memory.m, self._memory.arrays, self._no_rows
-        n_bins, n_trades, n_mbp = int(m["bin_rows"]), int(m["trade_rows"]), int(m["mbp_rows"])
+        memory, none = self._memory, self._no_rows
+        n_bins, n_trades, n_mbp = memory.rows_written()
+        if not (n_bins or n_trades or n_mbp):
+            return none
         return Output(
-            self._bin_table(n_bins) if n_bins else none.bins,
-            {c.name: arrays["trade_rows"][c.name][:n_trades].copy() for c in trades.COLUMNS}
+            {name: column[:n_bins].copy() for name, column in memory.bin_columns.items()} if n_bins else none.bins,
+            {name: column[:n_trades].copy() for name, column in memory.trade_columns.items()}
             if n_trades
             else none.trades,
-            arrays["mbp_rows"][:n_mbp].copy() if n_mbp else none.mbp10,
+            memory.arrays["mbp_rows"][:n_mbp].copy() if n_mbp else none.mbp10,
         )
-
-    def _bin_table(self, rows: int) -> dict[str, np.ndarray]:
-        arrays = self._memory.arrays
-        table = {c.name: arrays["bin_rows"][c.name][:rows].copy() for c in (*bins.SCALARS, *bins.LEVEL_COLUMNS)}
-        vectors = arrays["grid_rows"][:, :rows].copy()
-        table.update(zip(bins.FLOAT_VECTORS, vectors, strict=True))
-        table["last_event_id"] = arrays["touched_rows"][:rows].copy()
-        return table
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

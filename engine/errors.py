@@ -1,9 +1,10 @@
 """Errors of the engine; each carries its data.
 
 EngineError
-+-- ConfigError        a setting outside its range
-+-- BadRecordsError    records that cannot be applied; the engine's state is as it was before the call
-+-- SnapshotError      bytes that are no snapshot of this engine, or of another version
++-- ConfigError         a setting outside its range
++-- BadRecordsError     records that cannot be applied; the engine's state is as it was before the call
++-- TooManyOrdersError  one book would need more orders than its index can hold
++-- SnapshotError       bytes that are no snapshot of this engine, or of another version
 """
 
 
@@ -37,6 +38,18 @@ class BadRecordsError(EngineError, ValueError):
         self.index = index
         self.what = what
         super().__init__(what if index < 0 else f"record {index}: {what}")
+
+
+class TooManyOrdersError(EngineError):
+    """A book would hold more orders than the order index has room for.
+
+    Attributes:
+        orders_max: How many that is.
+    """
+
+    def __init__(self, orders_max: int) -> None:
+        self.orders_max = orders_max
+        super().__init__(f"one instrument has more than {orders_max} orders resting; this is no order book")
 
 
 class SnapshotError(EngineError, ValueError):

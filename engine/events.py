@@ -11,7 +11,7 @@ An MBP-10 record is written after an event that changed the ten best levels of a
 come from the event's first trade, else from its last record; `flags` always from the last.
 """
 
-from engine._jit import i64, kernel
+from engine._jit import i64, inlined, kernel
 from engine.book import best, top_levels
 from engine.machine import event, fresh_top, levels, mbp_header, mbp_px, mbp_u4, state_of, top_ten
 from engine.state import ASK, BID, NONE, Machine, Record
@@ -26,7 +26,7 @@ _U4_STEP = LEVEL_BYTES // 4
 _SIZE_MAX = UNDEF_SIZE - 1
 
 
-@kernel
+@inlined
 def add_imbalance(m: Machine) -> None:
     """Take a point of the order-flow imbalance and add its step to the open bin."""
     state = state_of(m)
@@ -53,7 +53,7 @@ def add_imbalance(m: Machine) -> None:
     state.ofi_ask_sz = a.size
 
 
-@kernel
+@inlined
 def note_trade(m: Machine, record: Record) -> None:
     """Keep the first trade of the open event."""
     if not state_of(m).event_has_trade:

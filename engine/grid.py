@@ -15,11 +15,12 @@ the book's, except while a snapshot comes in, when it is zero.
 """
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 
 from engine import counters
-from engine._jit import kernel
+from engine._jit import inlined, kernel
 from engine.book import level_count
 from engine.chains import power, set_weights
 from engine.exponential import exp
@@ -56,25 +57,28 @@ from engine.state import (
 )
 from schemas.units import NS_PER_SECOND
 
+Deltas: TypeAlias = tuple[float, float, float, float, float]
+"""Input of a step, lots, in the order of the chains."""
 
-@kernel
+
+@inlined
 def _marks(m: Machine) -> np.ndarray:
     return ring_marks(m) if state_of(m).centred else early_marks(m)
 
 
-@kernel
+@inlined
 def _rows(m: Machine) -> np.ndarray:
     return ring_rows(m) if state_of(m).centred else early_rows(m)
 
 
-@kernel
+@inlined
 def in_window(tick: int, centre: int, n_ticks: int) -> bool:
     """Whether a tick lies in [centre - n/2, centre + n/2)."""
     offset = tick - centre + n_ticks // 2
     return 0 <= offset < n_ticks
 
 
-@kernel
+@inlined
 def _place(m: Machine, tick: int) -> int:
     """Where the row of a tick lies or would lie; NONE outside the window."""
     state = state_of(m)
@@ -117,7 +121,7 @@ def _stand_at_start(m: Machine, mark: Record, bin_seq: int) -> None:
 @kernel
 def _advance(m: Machine, rows: np.ndarray, place: int, bins: int, out: np.ndarray, at: int) -> None:
     """Values of a row after `bins` > 0 silent bins, into row `at` of `out`; it may be the row itself."""
-    factor = exp(-(bins * m.cell_ns / NS_PER_SECOND) / m.tau_mass_s)
+    factor = exp(-(bins * m.cell_ns / NS_PER_SECOND) * m.rate_mass)
     p = power(m, bins)
     out[at, ADD_MASS] = rows[place, ADD_MASS] * factor
     out[at, PULL_MASS] = rows[place, PULL_MASS] * factor
@@ -161,30 +165,52 @@ def _open_row(m: Machine, tick: int) -> int:
     return place
 
 
-@kernel
-def _step_chain(m: Machine, rows: np.ndarray, place: int, chain: int, delta: float) -> None:
-    """One step of one chain with the weights in `m`."""
-    v, a, j = rows[place, V + chain], rows[place, A + chain], rows[place, J + chain]
-    v1 = m.gain_v * delta + m.keep_v * v
-    a1 = m.gain_a * (v1 - v) + m.keep_a * a
-    j1 = m.gain_j * (a1 - a) + m.keep_j * j
-    if math.isfinite(v1) and math.isfinite(a1) and math.isfinite(j1):
-        rows[place, V + chain] = v1
-        rows[place, A + chain] = a1
-        rows[place, J + chain] = j1
+@inlined
+def _step(m: Machine, rows: np.ndarray, place: int, deltas: Deltas) -> None:
+    """One step of masses and chains with the weights in `m`; depths are left alone.
+
+    What is not finite spreads from v to a to j, so the sum of the jerks tells whether the common case holds.
+    """
+    rows[place, ADD_MASS] *= m.keep_mass
+    rows[place, PULL_MASS] *= m.keep_mass
+    rows[place, FILL_MASS] *= m.keep_mass
+    new = scratch(m)
+    check = 0.0
+    for c in range(CHAINS):
+        v, a, j = rows[place, V + c], rows[place, A + c], rows[place, J + c]
+        v1 = m.gain_v * deltas[c] + m.keep_v * v
+        a1 = m.gain_a * (v1 - v) + m.keep_a * a
+        j1 = m.gain_j * (a1 - a) + m.keep_j * j
+        new[0, V + c], new[0, A + c], new[0, J + c] = v1, a1, j1
+        check += j1
+    if math.isfinite(check):
+        for i in range(V, ROW_FLOATS):
+            rows[place, i] = new[0, i]
     else:
-        counters.count(m, counters.NON_FINITE)
+        _keep_finite(m, rows, place)
 
 
 @kernel
-def _join_chain(m: Machine, rows: np.ndarray, place: int, chain: int, delta: float) -> None:
+def _keep_finite(m: Machine, rows: np.ndarray, place: int) -> None:
+    """Take the chains in the scratch row that are finite; the others keep their values and are counted."""
+    new = scratch(m)
+    for c in range(CHAINS):
+        v1, a1, j1 = new[0, V + c], new[0, A + c], new[0, J + c]
+        if math.isfinite(v1) and math.isfinite(a1) and math.isfinite(j1):
+            rows[place, V + c], rows[place, A + c], rows[place, J + c] = v1, a1, j1
+        else:
+            counters.count(m, counters.NON_FINITE)
+
+
+@inlined
+def _join(m: Machine, rows: np.ndarray, place: int, deltas: Deltas) -> None:
     """Add input to the step just made, whose weights are in `m`."""
-    dv = m.gain_v * delta
-    da = m.gain_a * dv
-    dj = m.gain_j * da
-    rows[place, V + chain] += dv
-    rows[place, A + chain] += da
-    rows[place, J + chain] += dj
+    for c in range(CHAINS):
+        dv = m.gain_v * deltas[c]
+        da = m.gain_a * dv
+        rows[place, V + c] += dv
+        rows[place, A + c] += da
+        rows[place, J + c] += m.gain_j * da
 
 
 @kernel
@@ -213,25 +239,15 @@ def touch(m: Machine, tick: int, add: int, pull: int, fill: int, bid: int, ask: 
         mark.last_t_ns = state.t_ns
         mark.dt_last_ns = dt_ns
         set_weights(m, dt_ns)
-        _decay_masses(m, rows, place)
-        for chain in range(CHAINS):
-            _step_chain(m, rows, place, chain, deltas[chain])
+        _step(m, rows, place, deltas)
     elif mark.dt_last_ns > 0:
         set_weights(m, mark.dt_last_ns)
-        for chain in range(CHAINS):
-            _join_chain(m, rows, place, chain, deltas[chain])
+        _join(m, rows, place, deltas)
     rows[place, ADD_MASS] += deltas[0]
     rows[place, PULL_MASS] += deltas[1]
     rows[place, FILL_MASS] += deltas[2]
     rows[place, BID_LOTS] += deltas[3]
     rows[place, ASK_LOTS] += deltas[4]
-
-
-@kernel
-def _decay_masses(m: Machine, rows: np.ndarray, place: int) -> None:
-    rows[place, ADD_MASS] *= m.keep_mass
-    rows[place, PULL_MASS] *= m.keep_mass
-    rows[place, FILL_MASS] *= m.keep_mass
 
 
 @kernel
@@ -273,9 +289,7 @@ def close_open_rows(m: Machine) -> None:
         mark = marks[place]
         dt_ns = end_ns - mark.last_t_ns
         set_weights(m, dt_ns)
-        _decay_masses(m, rows, place)
-        for chain in range(CHAINS):
-            _step_chain(m, rows, place, chain, 0.0)
+        _step(m, rows, place, (0.0, 0.0, 0.0, 0.0, 0.0))
         mark.open = 0
         mark.bin_seq = state.bin_seq + 1
         mark.last_t_ns = end_ns
@@ -347,17 +361,17 @@ def read(m: Machine, spot_tick: int, row: int) -> None:
         if mark.stamp != m.stamp or mark.tick != tick:
             touched_rows(m)[row, i] = 0
             for f in range(ROW_FLOATS):
-                grid_rows(m)[f, row, i] = 0.0
+                grid_rows(m)[row, f, i] = 0.0
             continue
         touched_rows(m)[row, i] = mark.last_event_id
         bins = state.bin_seq + 1 - mark.bin_seq
         if bins > 0:
             _advance(m, ring_rows(m), place, bins, scratch(m), 0)
             for f in range(ROW_FLOATS):
-                grid_rows(m)[f, row, i] = scratch(m)[0, f]
+                grid_rows(m)[row, f, i] = scratch(m)[0, f]
         else:
             for f in range(ROW_FLOATS):
-                grid_rows(m)[f, row, i] = ring_rows(m)[place, f]
+                grid_rows(m)[row, f, i] = ring_rows(m)[place, f]
 
 
 @kernel

@@ -6,18 +6,23 @@ and copies of array headers, and it doubles the time of compilation; this costs 
 addresses must be true. They are written in one place, `memory.Memory`, which also keeps the arrays alive.
 """
 
+import ctypes
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
+import numba
 import numpy as np
-from numba import carray, types  # type: ignore[attr-defined]  # carray is public, but not in `__all__`
+from llvmlite import ir
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from engine._jit import kernel
+from engine._jit import inlined
 from engine.state import (
     BIN_DTYPE,
+    HINTS,
     LEVEL_DTYPE,
+    MACHINE_DTYPE,
     MARK_DTYPE,
     MBO_KERNEL_DTYPE,
     MBP_HEADER_DTYPE,
@@ -33,164 +38,214 @@ from engine.state import (
 )
 from schemas.mbp10 import LEVELS, MBP10_BYTES
 
+_typeless: Any = numba
+"""numba without its partial type information."""
 
-def _pointer_from(_context: Any, address: Any) -> Any:
-    """An address as a pointer that `carray` takes."""
+carray: Callable[[Any, tuple[int, ...], Any], np.ndarray] = _typeless.carray
 
-    def generate(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
+if _typeless.config.DISABLE_JIT:  # kernels run as Python: slowly, to see which of their lines tests reach
 
-    return types.voidptr(types.int64), generate
+    def _pointer(address: int) -> Any:
+        return ctypes.c_void_p(int(address))
+
+    def carray(pointer: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array over memory; elements with fields have them as attributes, as in kernels."""
+        wanted = np.dtype(dtype)
+        array: np.ndarray = _typeless.carray(pointer, shape, np.dtype((np.record, wanted)) if wanted.names else wanted)
+        return array
+
+    def fetch_line(address: int) -> None:
+        """Nothing to do here."""
+
+else:  # pragma: no cover  # compiled, or the body of what is compiled
+
+    @intrinsic
+    def _pointer(_context: Any, address: Any) -> Any:
+        """An address as a pointer that `carray` takes."""
+
+        def generate(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+        return types.voidptr(types.int64), generate
+
+    @intrinsic
+    def fetch_line(_context: Any, address: Any) -> Any:
+        """Ask for the cache line of an address, to read it soon; LLVM language reference, `llvm.prefetch`."""
+
+        def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            word = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
+            insert: Any = cgutils.get_or_insert_function
+            fetch = insert(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(fetch, [builder.inttoptr(args[0], cgutils.voidptr_t), word(0), word(3), word(1)])
+            return target.get_dummy_value()
+
+        return types.void(types.int64), generate
 
 
-_pointer = cast("Callable[[int], Any]", intrinsic(_pointer_from))
+@inlined
+def machine_at(address: int) -> Machine:
+    """The machine record, whose address Python hands to a kernel: a number costs a tenth of what an array does."""
+    return carray(_pointer(address), (1,), MACHINE_DTYPE)[0]
 
 
-@kernel
+@inlined
+def records_at(address: int, count: int) -> np.ndarray:
+    """Records of the caller."""
+    return carray(_pointer(address), (count,), MBO_KERNEL_DTYPE)
+
+
+@inlined
 def state_of(m: Machine) -> Record:
     """What the stream has led to."""
     return carray(_pointer(m.state_at), (1,), STATE_DTYPE)[0]
 
 
-@kernel
+@inlined
 def counts(m: Machine) -> np.ndarray:
     """Counters."""
     return carray(_pointer(m.counts_at), (10,), np.int64)
 
 
-@kernel
+@inlined
 def top_ten(m: Machine) -> np.ndarray:
     """The ten best levels after the previous event."""
     return carray(_pointer(m.top_ten_at), (2, LEVELS, 3), np.int64)
 
 
-@kernel
+@inlined
 def fresh_top(m: Machine) -> np.ndarray:
     """Scratch: the ten best levels of one side."""
     return carray(_pointer(m.fresh_top_at), (LEVELS, 3), np.int64)
 
 
-@kernel
+@inlined
 def event(m: Machine) -> np.ndarray:
     """First trade of the open event."""
     return carray(_pointer(m.event_at), (1,), MBO_KERNEL_DTYPE)
 
 
-@kernel
+@inlined
 def orders(m: Machine) -> np.ndarray:
     """Slab of orders."""
     return carray(_pointer(m.orders_at), (m.order_room,), ORDER_DTYPE)
 
 
-@kernel
+@inlined
 def places(m: Machine) -> np.ndarray:
     """Hash table from order id to slot."""
     return carray(_pointer(m.places_at), (1 << m.index_bits,), np.int32)
 
 
-@kernel
+@inlined
 def levels(m: Machine) -> np.ndarray:
     """Slab of levels."""
     return carray(_pointer(m.levels_at), (m.level_room,), LEVEL_DTYPE)
 
 
-@kernel
+@inlined
 def ladder_keys(m: Machine) -> np.ndarray:
     """Keys of each side, ascending."""
     return carray(_pointer(m.ladder_keys_at), (2, m.level_room), np.int64)
 
 
-@kernel
+@inlined
 def ladder(m: Machine) -> np.ndarray:
     """Level slot of each key."""
     return carray(_pointer(m.ladder_at), (2, m.level_room), np.int32)
 
 
-@kernel
+@inlined
+def hints(m: Machine) -> np.ndarray:
+    """Level slot where a price was last found."""
+    return carray(_pointer(m.hints_at), (2, HINTS), np.int32)
+
+
+@inlined
 def expiring(m: Machine) -> np.ndarray:
     """Synthetic orders with fills pending."""
     return carray(_pointer(m.expiring_at), (m.expiring_room,), np.int32)
 
 
-@kernel
+@inlined
 def ring_marks(m: Machine) -> np.ndarray:
     """Marks of the window."""
     return carray(_pointer(m.ring_marks_at), (m.n_ticks,), MARK_DTYPE)
 
 
-@kernel
+@inlined
 def ring_rows(m: Machine) -> np.ndarray:
     """Rows of the window."""
     return carray(_pointer(m.ring_rows_at), (m.n_ticks, ROW_FLOATS), np.float64)
 
 
-@kernel
+@inlined
 def early_marks(m: Machine) -> np.ndarray:
     """Marks until the first centre is known."""
     return carray(_pointer(m.early_marks_at), (m.early_room,), MARK_DTYPE)
 
 
-@kernel
+@inlined
 def early_rows(m: Machine) -> np.ndarray:
     """Rows until the first centre is known."""
     return carray(_pointer(m.early_rows_at), (m.early_room, ROW_FLOATS), np.float64)
 
 
-@kernel
+@inlined
 def opened(m: Machine) -> np.ndarray:
     """Places of rows inside the open bin."""
     return carray(_pointer(m.opened_at), (m.opened_room,), np.int64)
 
 
-@kernel
+@inlined
 def powers(m: Machine) -> np.ndarray:
     """Matrix powers of silent bins."""
     return carray(_pointer(m.powers_at), (POWER_DIGITS, POWER_BASE, POWER_ENTRIES), np.float64)
 
 
-@kernel
+@inlined
 def scratch(m: Machine) -> np.ndarray:
     """One row of scratch."""
     return carray(_pointer(m.scratch_at), (1, ROW_FLOATS), np.float64)
 
 
-@kernel
+@inlined
 def bin_rows(m: Machine) -> np.ndarray:
     """Buffer: scalars and levels of bins."""
     return carray(_pointer(m.bin_rows_at), (m.bin_room,), BIN_DTYPE)
 
 
-@kernel
+@inlined
 def grid_rows(m: Machine) -> np.ndarray:
     """Buffer: grid vectors of bins."""
-    return carray(_pointer(m.grid_rows_at), (ROW_FLOATS, m.bin_room, 2 * m.radius + 1), np.float64)
+    return carray(_pointer(m.grid_rows_at), (m.bin_room, ROW_FLOATS, 2 * m.radius + 1), np.float64)
 
 
-@kernel
+@inlined
 def touched_rows(m: Machine) -> np.ndarray:
     """Buffer: last_event_id of bins."""
     return carray(_pointer(m.touched_rows_at), (m.bin_room, 2 * m.radius + 1), np.int64)
 
 
-@kernel
+@inlined
 def trade_rows(m: Machine) -> np.ndarray:
     """Buffer: trades."""
     return carray(_pointer(m.trade_rows_at), (m.trade_room,), TRADE_DTYPE)
 
 
-@kernel
+@inlined
 def mbp_header(m: Machine) -> np.ndarray:
     """Buffer: MBP-10 records, the part before the levels."""
     return carray(_pointer(m.mbp_rows_at), (m.mbp_room,), MBP_HEADER_DTYPE)
 
 
-@kernel
+@inlined
 def mbp_px(m: Machine) -> np.ndarray:
     """Buffer: MBP-10 records as int64[rows, 46], for the prices."""
     return carray(_pointer(m.mbp_rows_at), (m.mbp_room, MBP10_BYTES // 8), np.int64)
 
 
-@kernel
+@inlined
 def mbp_u4(m: Machine) -> np.ndarray:
     """Buffer: MBP-10 records as uint32[rows, 92], for sizes and counts."""
     return carray(_pointer(m.mbp_rows_at), (m.mbp_room, MBP10_BYTES // 4), np.uint32)

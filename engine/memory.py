@@ -12,10 +12,13 @@ from engine import book, grid, order_index
 from engine.bins import HEARTBEAT_FIRST_BINS
 from engine.chains import fill_powers
 from engine.counters import NAMES
+from engine.errors import TooManyOrdersError
 from engine.state import (
     ARRAYS,
     BIN_DTYPE,
+    HINTS,
     LEVEL_DTYPE,
+    MACHINE_DTYPE,
     MARK_DTYPE,
     MBO_KERNEL_DTYPE,
     MBP_ROWS_MAX,
@@ -30,21 +33,27 @@ from engine.state import (
     TRADE_ROWS_MAX,
     Record,
 )
-from schemas import mbp10
+from schemas import bins, mbp10, trades
 from schemas.units import UNDEF_PRICE
 
 _ORDERS_MIN: Final = 1024
 _LEVELS_MIN: Final = 256
 _EXPIRING_MIN: Final = 64
 _EARLY_MIN: Final = 1024
+_FIRST_WRITTEN: Final = [name for name in MACHINE_DTYPE.names or ()].index("bin_rows")
+"""Where `bin_rows`, `trade_rows`, `mbp_rows` stand in the machine record; all its fields have 8 bytes."""
 
 
 class Memory:
     """Machine record and arrays of one engine; shapes and dtypes stand in `state`.
 
     Attributes:
-        machine: MACHINE_DTYPE[1], the argument of `driver.run`.
+        machine: MACHINE_DTYPE[1], the record that every kernel works on.
+        address: Where that record is, for `driver.run`.
         arrays: The arrays by their names in `state.ARRAYS`.
+        bin_room: Rows of bins that the buffers hold.
+        bin_columns: Buffer of bins by the names of `bins.engine_columns`, first axis rows.
+        trade_columns: Buffer of trades by the names of `trades.COLUMNS`.
     """
 
     def __init__(self, machine: np.ndarray, orders: int = 0, levels: int = 0, early: int = 0) -> None:
@@ -57,7 +66,12 @@ class Memory:
             early: Ticks there must be room for before the first centre is known.
         """
         self.machine = machine
+        self.address: int = machine.ctypes.data
+        self._written = machine.view(np.int64)[_FIRST_WRITTEN : _FIRST_WRITTEN + 3]
         self.arrays: dict[str, np.ndarray] = {}
+        self.bin_room = 0
+        self.bin_columns: dict[str, np.ndarray] = {}
+        self.trade_columns: dict[str, np.ndarray] = {}
         machine["stamp"] = 1
         self._make_state()
         self._make_grid(max(_EARLY_MIN, 4 * _power_of_two(early)))
@@ -115,6 +129,7 @@ class Memory:
             "levels": np.zeros(level_room, LEVEL_DTYPE),
             "ladder_keys": np.zeros((2, level_room), np.int64),
             "ladder": np.zeros((2, level_room), np.int32),
+            "hints": np.zeros((2, HINTS), np.int32),
             "expiring": np.zeros(max(_EXPIRING_MIN, order_room if order_room > _ORDERS_MIN else 0), np.int32),
         }
 
@@ -123,12 +138,23 @@ class Memory:
         width = 2 * int(self.m["radius"]) + 1
         self.arrays |= {
             "bin_rows": np.zeros(bin_room, BIN_DTYPE),
-            "grid_rows": np.zeros((ROW_FLOATS, bin_room, width)),
+            "grid_rows": np.zeros((bin_room, ROW_FLOATS, width)),
             "touched_rows": np.zeros((bin_room, width), np.int64),
             "trade_rows": np.zeros(TRADE_ROWS_MAX, TRADE_DTYPE),
             "mbp_rows": np.zeros(MBP_ROWS_MAX, mbp10.MBP10_DTYPE),
         }
+        arrays = self.arrays
+        self.bin_room = bin_room
+        self.bin_columns = {c.name: arrays["bin_rows"][c.name] for c in (*bins.SCALARS, *bins.LEVEL_COLUMNS)}
+        self.bin_columns |= dict(zip(bins.FLOAT_VECTORS, arrays["grid_rows"].swapaxes(0, 1), strict=True))
+        self.bin_columns["last_event_id"] = arrays["touched_rows"]
+        self.trade_columns = {c.name: arrays["trade_rows"][c.name] for c in trades.COLUMNS}
         self._bind()
+
+    def rows_written(self) -> tuple[int, int, int]:
+        """Rows of bins, trades and MBP-10 that the last call left in the buffers."""
+        n_bins, n_trades, n_mbp10 = self._written.tolist()
+        return n_bins, n_trades, n_mbp10
 
     def _bind(self) -> None:
         """Write addresses and lengths of the arrays into the machine record, after any of them was replaced."""
@@ -157,9 +183,15 @@ class Memory:
         return marks[live], rows[live]
 
     def grow(self) -> None:
-        """Double every table that is at least half full."""
+        """Double every table that is at least half full.
+
+        Raises:
+            TooManyOrdersError: the order index cannot hold more; nothing has changed.
+        """
         m, arrays = self.m, self.arrays
         if 2 * m["orders"] >= m["order_room"]:
+            if 2 * m["order_room"] > order_index.ORDERS_MAX:
+                raise TooManyOrdersError(order_index.ORDERS_MAX)
             arrays["orders"] = _doubled(arrays["orders"])
             arrays["places"] = _empty_places(len(arrays["orders"]))
             self._bind()

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from engine._jit import i64, kernel
+from engine._jit import i64, inlined
 from engine.state import Record
 from schemas.mbo import F_SNAPSHOT
 
@@ -24,14 +24,14 @@ NO_TIME: Final = -1
 """A record without a time of its own."""
 
 
-@kernel
+@inlined
 def _defined(value: np.uint64) -> int:
     """A wire time as int64, or NO_TIME."""
     time = i64(value)
     return time if 0 <= time < TIME_LIMIT_NS else NO_TIME
 
 
-@kernel
+@inlined
 def own_time(record: Record, max_future_ns: int) -> tuple[int, bool]:
     """A record's own time, rules 1 and 2.
 

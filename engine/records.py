@@ -1,4 +1,8 @@
-"""What an array of records must be before it reaches a kernel."""
+"""What an array of records must be before it may change an engine.
+
+The array is looked at in Python, its records by the kernel that applies them, before it applies the first: a call that
+is refused has changed nothing.
+"""
 
 from typing import Final
 
@@ -6,55 +10,54 @@ import numpy as np
 
 from engine._jit import kernel
 from engine.errors import BadRecordsError
-from engine.state import MBO_KERNEL_DTYPE
+from engine.state import NONE
 from schemas.mbo import MBO_BYTES, MBO_DTYPE, MBO_RTYPE
+from schemas.units import UNDEF_SIZE
 
 _LENGTH: Final = MBO_BYTES // 4
+_SIZE_MAX: Final = (1 << 31) - 1
+"""Larger sizes, all but "undefined", are negative ones that were stored as unsigned: no venue takes orders of two
+thousand million lots, and one such order would drown every depth it is summed into."""
 
 
 @kernel
-def _first_bad(records: np.ndarray) -> int:
-    """Index of the first record of another type, length or instrument than the first should have; -1 if none."""
-    for i in range(len(records)):
+def first_bad(records: np.ndarray, start: int) -> int:
+    """Index of the first record, from `start` on, that cannot be applied; NONE if all can."""
+    for i in range(start, len(records)):
         record = records[i]
-        if record.rtype != MBO_RTYPE or record.length != _LENGTH:
+        if (
+            record.rtype != MBO_RTYPE
+            or record.length != _LENGTH
+            or record.instrument_id != records[0].instrument_id
+            or (record.size > _SIZE_MAX and record.size != UNDEF_SIZE)
+        ):
             return i
-        if record.instrument_id != records[0].instrument_id:
-            return i
-    return -1
+    return NONE
 
 
-def kernel_view(records: np.ndarray) -> np.ndarray:
-    """The same memory as kernels take it: MBO_KERNEL_DTYPE, read-only, so that one compiled kernel serves all."""
-    view = records.view(MBO_KERNEL_DTYPE)
-    view.flags.writeable = False
-    return view
-
-
-def validate(records: np.ndarray) -> np.ndarray:
-    """Check that records can be applied.
+def check_array(records: np.ndarray) -> None:
+    """Check that an object is an array of records.
 
     Args:
-        records: One-dimensional contiguous array of `schemas.mbo.MBO_DTYPE`, of one instrument.
-
-    Returns:
-        The same memory, for kernels.
+        records: One-dimensional contiguous array of `schemas.mbo.MBO_DTYPE`.
 
     Raises:
-        BadRecordsError: with the index of the first bad record, or -1 for the array itself.
+        BadRecordsError: it is not; with index -1.
     """
-    if not isinstance(records, np.ndarray) or records.dtype != MBO_DTYPE:
+    if not isinstance(records, np.ndarray) or (records.dtype is not MBO_DTYPE and records.dtype != MBO_DTYPE):
         found = getattr(records, "dtype", type(records).__name__)
         raise BadRecordsError(-1, f"records are {found}; expected an array of MBO_DTYPE")
     if records.ndim != 1 or not records.flags.c_contiguous:
         raise BadRecordsError(-1, "records are not a contiguous one-dimensional array")
-    view = kernel_view(records)
-    bad = _first_bad(view)
-    if bad >= 0:
-        record, first = view[bad], view[0]
-        if record["rtype"] != MBO_RTYPE or record["length"] != _LENGTH:
-            what = f"rtype {record['rtype']}, length {record['length']}; an MBO record has {MBO_RTYPE}, {_LENGTH}"
-        else:
-            what = f"instrument {record['instrument_id']} after {first['instrument_id']}; a call takes one instrument"
-        raise BadRecordsError(int(bad), what)
-    return view
+
+
+def complaint(records: np.ndarray, bad: int) -> BadRecordsError:
+    """The error for a record that `first_bad` found."""
+    record, first = records[bad], records[0]
+    if record["rtype"] != MBO_RTYPE or record["length"] != _LENGTH:
+        what = f"rtype {record['rtype']}, length {record['length']}; an MBO record has {MBO_RTYPE}, {_LENGTH}"
+    elif record["instrument_id"] != first["instrument_id"]:
+        what = f"instrument {record['instrument_id']} after {first['instrument_id']}; a call takes one instrument"
+    else:
+        what = f"size {record['size']}, a negative size ({int(record['size']) - (1 << 32)}) stored as unsigned"
+    return BadRecordsError(bad, what)

@@ -97,6 +97,7 @@ ARRAYS: Final = (
     "levels",  # LEVEL_DTYPE[level_room]
     "ladder_keys",  # int64[2, level_room], ascending; the best level of a side is the last
     "ladder",  # int32[2, level_room]: level slot of each key
+    "hints",  # int32[2, HINTS]: where the level of a price was last, see book.level_at
     "expiring",  # int32[expiring_room]: synthetic orders with fills pending
     "ring_marks",  # MARK_DTYPE[n_ticks], at tick modulo n_ticks
     "ring_rows",  # float64[n_ticks, ROW_FLOATS]
@@ -106,7 +107,7 @@ ARRAYS: Final = (
     "powers",  # float64[POWER_DIGITS, POWER_BASE, POWER_ENTRIES]
     "scratch",  # float64[1, ROW_FLOATS]
     "bin_rows",  # BIN_DTYPE[bin_room]
-    "grid_rows",  # float64[ROW_FLOATS, bin_room, 2 radius + 1]
+    "grid_rows",  # float64[bin_room, ROW_FLOATS, 2 radius + 1]: the writer of a bin stays within a few pages
     "touched_rows",  # int64[bin_room, 2 radius + 1]
     "trade_rows",  # TRADE_DTYPE[trade_room]
     "mbp_rows",  # MBP-10 records, mbp_room of them
@@ -122,12 +123,14 @@ MACHINE_DTYPE: Final = np.dtype(
         ("radius", "i8"),
         ("n_ticks", "i8"),
         ("dense", "i8"),
+        ("physics", "i8"),
         ("mbp10", "i8"),
         ("max_future_ns", "i8"),
-        ("tau_v_s", "f8"),
-        ("tau_a_s", "f8"),
-        ("tau_j_s", "f8"),
-        ("tau_mass_s", "f8"),
+        # one over the time constants, 1/s: a multiplication for each step instead of a division
+        ("rate_v", "f8"),
+        ("rate_a", "f8"),
+        ("rate_j", "f8"),
+        ("rate_mass", "f8"),
         # what is in use
         ("index_bits", "i8"),  # the order index has 2^index_bits places
         ("orders", "i8"),  # orders that rest
@@ -207,6 +210,11 @@ MARK_DTYPE: Final = np.dtype(
         ("open", "i8"),  # 1: listed in `opened`, to be advanced when the bin closes
     ]
 )
+
+HINT_BITS: Final = 12
+HINTS: Final = 1 << HINT_BITS
+"""Prices per side whose level is found at once: far more than levels near the market, and 16 KiB, half of the fastest
+cache."""
 
 CHAINS: Final = 5
 ADD, PULL, FILL, BID_DEPTH, ASK_DEPTH = 0, 1, 2, 3, 4

@@ -6,10 +6,10 @@ of one grid tick. Written with the remainder, so that nothing overflows for any 
 
 import numpy as np
 
-from engine._jit import kernel
+from engine._jit import inlined
 
 
-@kernel
+@inlined
 def nearest_tick(px: int, unit_px: int) -> int:
     """Nearest grid tick of a price; both in 1e-9; `unit_px` > 0."""
     quotient = px // unit_px
@@ -17,7 +17,7 @@ def nearest_tick(px: int, unit_px: int) -> int:
     return quotient + 1 if remainder >= unit_px - unit_px // 2 else quotient
 
 
-@kernel
+@inlined
 def floor_mean(a: int, b: int) -> int:
     """Mean of two int64, rounded toward minus infinity, without overflow."""
     return (a >> 1) + (b >> 1) + (a & b & 1)

@@ -21,7 +21,7 @@ TICK = 250_000_000
 SECOND = 10**9
 DAY = 86_400 * SECOND
 
-SIZES = (1, 2, 3, 5, 10, 0, UNDEF_SIZE, UNDEF_SIZE - 1)
+SIZES = (1, 2, 3, 5, 10, 0, UNDEF_SIZE, (1 << 31) - 1)
 FLAGS = (128, 128, 128, 0, 0, 0, 16, 16 + 128, 16 + 2, 16 + 2 + 128, 4, 4 + 128, 2 + 128, 64)
 SNAPSHOT_FLAGS = (32, 32, 32 + 128, 32 + 8, 32 + 4, 32 + 4 + 128)
 STEPS = ("0",) * 6 + ("1ns", "3us", "1ms", "1ms", "7ms", "half", "to end", "cell", "cell", "3 cells", "40 cells")

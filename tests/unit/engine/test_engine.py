@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.engine import Engine, EngineConfig, validate
+from engine.engine import Engine, EngineConfig
 from engine.errors import BadRecordsError, ConfigError, SnapshotError
 from schemas.mbo import F_LAST, F_MBP, F_SNAPSHOT, MBO_DTYPE
 from schemas.units import UNDEF_PRICE, UNDEF_TIMESTAMP
@@ -83,7 +83,6 @@ def test_bad_records_are_refused_with_their_place_and_nothing_changes():
     with pytest.raises(IndexError):
         engine.apply(two_sided(), 3)
     assert engine.snapshot() == before
-    assert len(validate(two_sided())) == 2
 
 
 def test_read_only_and_foreign_memory_is_taken():
