@@ -44,20 +44,37 @@ _typeless: Any = numba
 carray: Callable[[Any, tuple[int, ...], Any], np.ndarray] = _typeless.carray
 
 if _typeless.config.DISABLE_JIT:  # kernels run as Python: slowly, to see which of their lines tests reach
+    np.seterr(over="ignore")  # products of hashes wrap around, as in kernels
 
     def _pointer(address: int) -> Any:
         return ctypes.c_void_p(int(address))
 
+    class Element(np.void):
+        """An element of a structured array whose fields are attributes, even those named like attributes of arrays."""
+
+        def __getattribute__(self, name: str) -> Any:
+            fields = np.void.__getattribute__(self, "dtype").fields
+            return self[name] if name in fields else np.void.__getattribute__(self, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            self[name] = value
+
+    def with_attributes(array: np.ndarray) -> np.ndarray:
+        """The same memory, its elements as kernels see them."""
+        return array.view(np.dtype((Element, array.dtype))) if array.dtype.names else array
+
     def carray(pointer: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array over memory; elements with fields have them as attributes, as in kernels."""
-        wanted = np.dtype(dtype)
-        array: np.ndarray = _typeless.carray(pointer, shape, np.dtype((np.record, wanted)) if wanted.names else wanted)
-        return array
+        """An array over memory."""
+        return with_attributes(_typeless.carray(pointer, shape, np.dtype(dtype)))
 
     def fetch_line(address: int) -> None:
         """Nothing to do here."""
 
 else:  # pragma: no cover  # compiled, or the body of what is compiled
+
+    def with_attributes(array: np.ndarray) -> np.ndarray:
+        """Nothing to do here."""
+        return array
 
     @intrinsic
     def _pointer(_context: Any, address: Any) -> Any:

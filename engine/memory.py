@@ -13,6 +13,7 @@ from engine.bins import HEARTBEAT_FIRST_BINS
 from engine.chains import fill_powers
 from engine.counters import NAMES
 from engine.errors import TooManyOrdersError
+from engine.machine import with_attributes
 from engine.state import (
     ARRAYS,
     BIN_DTYPE,
@@ -83,12 +84,12 @@ class Memory:
     @property
     def m(self) -> Record:
         """The machine record, for kernels."""
-        return self.machine[0]
+        return with_attributes(self.machine)[0]
 
     @property
     def state(self) -> Record:
         """The state record."""
-        return self.arrays["state"][0]
+        return with_attributes(self.arrays["state"])[0]
 
     def _make_state(self) -> None:
         state = np.zeros(1, STATE_DTYPE)
@@ -180,7 +181,7 @@ class Memory:
         marks, rows = self.arrays[f"{table}_marks"], self.arrays[f"{table}_rows"]
         live = np.flatnonzero(marks["stamp"] == self.m["stamp"])
         live = live[np.argsort(marks["tick"][live])]
-        return marks[live], rows[live]
+        return with_attributes(marks[live]), rows[live]
 
     def grow(self) -> None:
         """Double every table that is at least half full.

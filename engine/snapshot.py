@@ -17,6 +17,7 @@ import numpy as np
 
 from engine import book, grid
 from engine.errors import SnapshotError
+from engine.machine import with_attributes
 from engine.memory import Memory
 from engine.state import ASK, BID, LEVEL_DTYPE, MARK_DTYPE, ORDER_DTYPE, ROW_FLOATS
 
@@ -40,9 +41,9 @@ _MARK: Final = np.dtype([(name, "<i8") for name in _MARK_FIELDS])
 def walk_book(memory: Memory) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Copy of the book: levels of bid and ask (LEVEL_DTYPE), best first, and all orders (ORDER_DTYPE) in that order."""
     m = memory.m
-    bids = np.zeros(m["bid_levels"], LEVEL_DTYPE)
-    asks = np.zeros(m["ask_levels"], LEVEL_DTYPE)
-    orders = np.zeros(m["orders"], ORDER_DTYPE)
+    bids = with_attributes(np.zeros(m["bid_levels"], LEVEL_DTYPE))
+    asks = with_attributes(np.zeros(m["ask_levels"], LEVEL_DTYPE))
+    orders = with_attributes(np.zeros(m["orders"], ORDER_DTYPE))
     after_bids = book.walk(m, BID, bids, orders, 0)
     book.walk(m, ASK, asks, orders, after_bids)
     return (bids, asks), orders
@@ -131,4 +132,4 @@ def _unpacked(data: bytes, packed: np.dtype, dtype: np.dtype) -> np.ndarray:
     out = np.zeros(len(source), dtype)
     for name in packed.names or ():
         out[name] = source[name]
-    return out
+    return with_attributes(out)
