@@ -102,9 +102,8 @@ class Row:
         return over / under if under else None
 
     def document(self, judged: bool) -> dict[str, Any]:
-        """The row for programs; `gate_met` and `aim_met` are None where there is none or nothing may be judged."""
+        """The row for programs; `gate_met` and `aim_met` are None where there is none, and bind only if `judged`."""
         ratio, base = self.ratio, self.baseline_figure
-        gate_met = self.gate.met(ratio) if judged and self.gate and ratio is not None else None
         return {
             "row": self.row,
             "value": _short(self.figure.value),
@@ -119,9 +118,10 @@ class Row:
             "ratio": _short(ratio) if ratio is not None else None,
             "ratio_of": None if base is None else "baseline / value" if self.inverse else "value / baseline",
             "gate": asdict(self.gate) if self.gate else None,
-            "gate_met": gate_met,
+            "gate_met": self.gate.met(ratio) if self.gate and ratio is not None else None,
             "aim": asdict(self.aim) if self.aim else None,
-            "aim_met": self.aim.met(self.figure.value) if judged and self.aim else None,
+            "aim_met": self.aim.met(self.figure.value) if self.aim else None,
+            "judged": judged,
             "conditions": self.conditions,
         }
 

@@ -3,12 +3,14 @@
 import os
 import platform
 from importlib import metadata
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from control.bench.session import Outcome
+
+_PIPED_WIDTH: Final = 150
 
 
 def machine() -> dict[str, Any]:
@@ -54,24 +56,25 @@ def document(name: str, outcome: Outcome, runs: int, quick: bool) -> dict[str, A
 
 
 def show(console: Console, result: dict[str, Any]) -> None:
-    """The result for people."""
+    """The result for people; what is piped gets a line wide enough for all columns."""
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPED_WIDTH)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("row", no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("unit", no_wrap=True)
-    table.add_column("min – max", justify="right", no_wrap=True)
-    table.add_column("ratio to")
-    table.add_column("gate")
-    table.add_column("aim")
+    for title, right in (("row", 0), ("value", 1), ("unit", 0), ("min – max", 1), ("ratio", 1), ("of", 0)):
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "of", overflow="fold")
+    for title in ("gate", "aim"):
+        table.add_column(title, no_wrap=True)
     for row in result["rows"]:
+        base = "" if row["baseline"] is None else f"{row['baseline']} {_number(row['baseline_value'])}"
         table.add_row(
             row["row"],
             _number(row["value"]),
             row["unit"],
             f"{_number(row['min'])} – {_number(row['max'])}",
-            "" if row["ratio"] is None else f"{row['ratio']:.3g} {row['baseline']} {_number(row['baseline_value'])}",
-            _bound(row["gate"], row["gate_met"]),
-            _bound(row["aim"], row["aim_met"]),
+            "" if row["ratio"] is None else f"{row['ratio']:.3g}",
+            base,
+            _bound(row["gate"], row["gate_met"], row["judged"]),
+            _bound(row["aim"], row["aim_met"], row["judged"]),
         )
     console.print(table)
     for skipped in result["skipped"]:
@@ -95,9 +98,9 @@ def _number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _bound(bound: dict[str, Any] | None, met: bool | None) -> str:
-    """A gate or an aim, and whether it was reached; dim if it was not judged."""
+def _bound(bound: dict[str, Any] | None, met: bool | None, judged: bool) -> str:
+    """A gate or an aim, and whether it was reached; dim if that is not to be relied on."""
     if bound is None:
         return ""
-    colour, mark = {True: ("green", " met"), False: ("red", " missed"), None: ("dim", "")}[met]
-    return f"[{colour}]{bound['relation']} {_number(bound['limit'])}{mark}[/{colour}]"
+    colour = ("green" if met else "red") if judged else "dim"
+    return f"[{colour}]{bound['relation']} {_number(bound['limit'])} {'met' if met else 'missed'}[/{colour}]"
