@@ -27,7 +27,7 @@ def measure(name: str, rows: Sequence[str], session: Session, advance: Advance) 
         WrongAnswerError: what was measured computed something wrong.
     """
     if name not in BENCHES:
-        raise UsageError(f"bench {name} is not known", remedy=f"use one of {', '.join(BENCHES)}")
+        raise UsageError(f"bench {name} is not known", remedy=f"use {' or '.join(BENCHES)}")
     cases = BENCHES[name]()
     known = {one for case in cases for one in (case.name, *case.rows)}
     if strange := [row for row in rows if row not in known]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from control.bench.engine_runs import book_run, conditions, config, cut, feed
-from control.bench.measure import Bound, Row, Skip, cpu, interleave
+from control.bench.measure import Bound, Row, Skip, cpu
 from control.bench.oracle import WrongAnswerError
 from control.bench.session import Session
 from control.bench.synthetic import Shape
@@ -34,7 +34,7 @@ def bins_per_s(session: Session) -> list[Row]:
         return watch.seconds
 
     run = book_run(session, "bins_per_s", shape, physics=True, block=BINS_BLOCK)
-    ours, base = interleave(session.runs, [run, copy])
+    ours, base = session.interleave([run, copy])
     size = sum(array.nbytes for array in arrays)
     told = conditions(session, shape, physics=True) | {"block": BINS_BLOCK, "radius": 50, "bytes_per_bin": size // rows}
     return [
@@ -89,8 +89,8 @@ def gold(session: Session) -> list[Row]:
     naive, _ = _naive_scores(differences, first, settings.cell_ns / 1e9)
     if not np.allclose(naive, scores, rtol=0.0, atol=_SCORE_ERROR_MAX):
         raise WrongAnswerError("gold", f"flow scores differ from NumPy's by {np.abs(naive - scores).max():.3g}")
-    ours, base = interleave(
-        session.runs, [lambda: kernel()[1], lambda: _naive_scores(differences, first, settings.cell_ns / 1e9)[1]]
+    ours, base = session.interleave(
+        [lambda: kernel()[1], lambda: _naive_scores(differences, first, settings.cell_ns / 1e9)[1]]
     )
     told = conditions(session, shape, physics=True)
     told |= {"block": 760 * GOLD_ROWS, "cells": 2 * settings.radius + 1, "window": _GOLD_WINDOW, "bins": count}

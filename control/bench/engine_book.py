@@ -19,7 +19,7 @@ from control.bench.engine_runs import (
     plain_shape,
     swept_shape,
 )
-from control.bench.measure import Bound, Row, Skip, cpu, interleave
+from control.bench.measure import Bound, Row, Skip, cpu
 from control.bench.oracle import book_of
 from control.bench.peers import Peer
 from control.bench.session import Session
@@ -37,7 +37,7 @@ def book_l3(session: Session) -> list[Row]:
     def touch() -> float:
         return calibration.touch_ns(records) * len(records) / 1e9
 
-    ours, floor = interleave(session.runs, [book_run(session, "book_l3", shape, physics=False), touch])
+    ours, floor = session.interleave([book_run(session, "book_l3", shape, physics=False), touch])
     return [
         Row(
             "book_l3",
@@ -54,8 +54,7 @@ def book_l3(session: Session) -> list[Row]:
 def book_l3_deep(session: Session) -> list[Row]:
     """Queues of 2,000 and 200,000 live orders: nothing may depend on how long a queue is."""
     shape, plain = swept_shape(session, 50, 2_000), plain_shape(session)
-    deep, base = interleave(
-        session.runs,
+    deep, base = session.interleave(
         [book_run(session, "book_l3_deep", shape, physics=False), book_run(session, "book_l3", plain, physics=False)],
     )
     return [
@@ -74,8 +73,7 @@ def book_l3_deep(session: Session) -> list[Row]:
 def book_physics(session: Session) -> list[Row]:
     """The whole engine, bins of 100 ms, beside the book alone."""
     shape = plain_shape(session)
-    ours, base = interleave(
-        session.runs,
+    ours, base = session.interleave(
         [book_run(session, "book_physics", shape, physics=True), book_run(session, "book_l3", shape, physics=False)],
     )
     return [
@@ -101,7 +99,7 @@ def against(name: str) -> Callable[[Session], list[Row]]:
         shape = plain_shape(session)
         stream, _ = session.stream(shape)
         with Peer(name, session.peers, stream) as peer:
-            ours, _ = interleave(session.runs, [book_run(session, "book_l3", shape, physics=False), peer.run])
+            ours, _ = session.interleave([book_run(session, "book_l3", shape, physics=False), peer.run])
             book = book_of((stream.opening, stream.records))
             peer.check({"bids": book.levels(b"B"), "asks": book.levels(b"A")})
             variant, theirs = peer.best()
@@ -151,7 +149,7 @@ def tape(name: str) -> Callable[[Session], list[Row]]:
         def touch() -> float:
             return calibration.touch_ns(records) * len(records) / 1e9
 
-        ours, floor = interleave(session.runs, [run, touch])
+        ours, floor = session.interleave([run, touch])
         told = {"tape": place, "records": len(records), "orders_at_end": book.orders, "block": BLOCK, "digest": truth}
         rate, base = ours.per_second(len(records)), floor.per_second(len(records))
         return [Row(row, rate, "records/s", "touch_loop", base, conditions=told)]

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from control.bench.engine_runs import check, conditions, config, cut, feed, plain_shape
-from control.bench.measure import Bound, Figure, Row, cpu, interleave
+from control.bench.measure import Bound, Figure, Row, cpu
 from control.bench.oracle import WrongAnswerError
 from control.bench.session import Session
 from engine.engine import Engine, validate
@@ -99,7 +99,8 @@ def _process(code: str) -> float:
 
 def start_warm(session: Session) -> list[Row]:
     """A fresh process from import to the first bin as Arrow, compiled kernels on disk; beside two imports alone."""
-    ours, base = interleave(session.runs, [lambda: _process(_FIRST_BIN), lambda: _process(_IMPORTS)])
+    both = [lambda: _process(_FIRST_BIN), lambda: _process(_IMPORTS)]
+    ours, base = session.interleave(both)
     told = {"clock": "process CPU time of the child from its first import on", "cache": "warm"}
     row = Row("start_warm", ours, "s", "import_numba_pyarrow", base, gate=Bound("<=", 2.5), conditions=told)
     return [row]

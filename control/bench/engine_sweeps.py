@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from control.bench.engine_runs import PER_BIN, book_run, check, conditions, config, cut, feed, swept_shape
-from control.bench.measure import Bound, Row, Timed, cpu, interleave
+from control.bench.measure import Bound, Row, Timed, cpu
 from control.bench.session import Session
 from control.bench.synthetic import Shape
 from engine.engine import Engine
@@ -13,7 +13,7 @@ from engine.engine import Engine
 def _sweep(session: Session, name: str, points: Sequence[tuple[int, Shape]]) -> list[Row]:
     """`book_physics` on several streams in turns, each against the first."""
     runs = [book_run(session, f"{name}_{n}", shape, physics=True) for n, shape in points]
-    figures = interleave(session.runs, runs)
+    figures = session.interleave(runs)
     rates = [figure.per_second(shape.records) for figure, (_, shape) in zip(figures, points, strict=True)]
     first = f"{name}_{points[0][0]}"
     return [
@@ -50,9 +50,14 @@ _SEEDS: Final = 4
 """Different streams among the instruments; more would only cost the slow book time."""
 
 
+def _instrument_shape(records: int, count: int, seed: int) -> Shape:
+    """The stream of one of several instruments: 4,000 live orders each."""
+    return Shape(records // count, levels=100, queue=20, per_bin=PER_BIN, churn=8_000, seed=seed)
+
+
 def _instruments_run(session: Session, count: int, records: int) -> Timed:
     """Blocks of several instruments in turns, each with an engine and memory of its own."""
-    shapes = [Shape(records // count, 100, 20, PER_BIN, seed=n) for n in range(min(count, _SEEDS))]
+    shapes = [_instrument_shape(records, count, seed) for seed in range(min(count, _SEEDS))]
     streams = [session.stream(shapes[n % _SEEDS]) for n in range(count)]
     cuts = [cut(stream.records.copy(), INSTRUMENTS_BLOCK) for stream, _ in streams]
     order = [(n, blocks[i]) for i in range(len(cuts[0])) for n, blocks in enumerate(cuts)]
@@ -74,11 +79,11 @@ def _instruments_run(session: Session, count: int, records: int) -> Timed:
 def instruments(session: Session) -> list[Row]:
     """The same number of records over more instruments: what leaving the cache costs."""
     records = session.scaled(100_000, 1_000_000)
-    figures = interleave(session.runs, [_instruments_run(session, n, records) for n in INSTRUMENTS])
+    figures = session.interleave([_instruments_run(session, n, records) for n in INSTRUMENTS])
     rates = [figure.per_second(records) for figure in figures]
     rows = []
     for count, rate in zip(INSTRUMENTS, rates, strict=True):
-        shape = Shape(records // count, 100, 20, PER_BIN, seed=0)
+        shape = _instrument_shape(records, count, 0)
         told = conditions(session, shape, physics=True)
         told |= {"block": INSTRUMENTS_BLOCK, "instruments": count, "seeds": min(count, _SEEDS), "all_records": records}
         base = None if count == 1 else rates[0]

@@ -151,18 +151,19 @@ def cpu() -> Iterator[Stopwatch]:
         gc.enable()
 
 
-def interleave(runs: int, timed: Sequence[Timed]) -> list[Figure]:
+def interleave(runs: int, timed: Sequence[Timed], warm_up: bool = True) -> list[Figure]:
     """Run all in turns, once for nothing and then `runs` times.
 
     Args:
         runs: how many samples of each.
         timed: what to run, in this order in every turn.
+        warm_up: whether the first turn is for nothing.
 
     Returns:
         Seconds of each, in the order given.
     """
     samples: list[list[float]] = [[] for _ in timed]
-    for turn in range(runs + 1):
+    for turn in range(0 if warm_up else 1, runs + 1):
         for one, seconds in zip(timed, samples, strict=True):
             taken = one()
             if turn:

@@ -7,7 +7,7 @@ from typing import Any
 
 from control.bench import oracle, synthetic
 from control.bench.calibration import NOISY_ABOVE, Calibration, slowdown
-from control.bench.measure import Row, Skip
+from control.bench.measure import Figure, Row, Skip, Timed, interleave
 from control.bench.synthetic import Shape, Stream
 from control.output import Advance
 
@@ -36,6 +36,10 @@ class Session:
             truth = oracle.book_of((stream.opening, stream.records)).digest(stream.tick_px)
             self._streams[shape] = (stream, truth)
         return self._streams[shape]
+
+    def interleave(self, timed: Sequence[Timed]) -> list[Figure]:
+        """Seconds of what was run in turns, see `measure.interleave`; a quick bench has no turn for nothing."""
+        return interleave(self.runs, timed, warm_up=not self.quick)
 
     def scaled(self, quick: int, full: int) -> int:
         """A size for the quick bench, or the size that counts."""
