@@ -17,7 +17,7 @@ BINS_BLOCK: Final = 1_024
 
 def bins_per_s(session: Session) -> list[Row]:
     """Six records a bin, as in a real stock's tape: bins are nearly all of the cost; beside copying their bytes."""
-    bins = session.scaled(1_000, 8_000)
+    bins = session.scaled(500, 8_000)
     shape = Shape(6 * bins, levels=100, queue=20, per_bin=6)
     stream = session.stream(shape)[0]
     outputs: list[Output] = []

@@ -76,11 +76,11 @@ def conditions(session: Session, shape: Shape, **more: Any) -> dict[str, Any]:
 
 def plain_shape(session: Session, records: int = 1_000_000) -> Shape:
     """The stream of most rows: 20,000 live orders in queues of 455, as near the touch of a large future."""
-    return Shape(session.scaled(records // 10, records), levels=22, queue=455, per_bin=PER_BIN)
+    return Shape(session.scaled(records // 20, records), levels=22, queue=455, per_bin=PER_BIN)
 
 
 def swept_shape(session: Session, levels: int, queue: int) -> Shape:
     """One point of a sweep; its churn lets every order of the opening be replaced about once."""
-    records = session.scaled(60_000, 500_000)
-    churn = session.scaled(20_000, max(50_000, 4 * levels * queue))
+    records = session.scaled(30_000, 500_000)
+    churn = session.scaled(5_000, max(50_000, 4 * levels * queue))
     return Shape(records, levels, queue, PER_BIN, churn=churn)

@@ -78,7 +78,7 @@ def _instruments_run(session: Session, count: int, records: int) -> Timed:
 
 def instruments(session: Session) -> list[Row]:
     """The same number of records over more instruments: what leaving the cache costs."""
-    records = session.scaled(100_000, 1_000_000)
+    records = session.scaled(50_000, 1_000_000)
     figures = session.interleave([_instruments_run(session, n, records) for n in INSTRUMENTS])
     rates = [figure.per_second(records) for figure in figures]
     rows = []
