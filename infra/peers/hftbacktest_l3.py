@@ -131,7 +131,7 @@ def main() -> None:
         "version": version("hftbacktest"),
         "excluded": "converting the records to events; the opening records; compiling the strategy loop",
     }
-    serve(hello, lambda: {name: run() for name, run in variants.items()}, book)
+    serve(hello, variants, book)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def main() -> None:
         "version": nautilus_trader.__version__,
         "excluded": "making the delta objects; the opening records; T and F, which become no delta, count as done",
     }
-    serve(hello, lambda: {name: run() for name, run in variants.items()}, book)
+    serve(hello, variants, book)
 
 
 if __name__ == "__main__":

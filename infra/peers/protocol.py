@@ -1,7 +1,7 @@
 """What every peer's script does the same way: read a stream, obey lines on standard input, answer in JSON.
 
     PYTHON SCRIPT FOLDER     FOLDER holds opening.npy and records.npy (DBN MBO records) and stream.json
-    < run                    > {"seconds": {variant: process CPU seconds of the measured records alone}}
+    < run [VARIANT ...]      > {"seconds": {variant: process CPU seconds of the measured records alone}}, default: all
     < book                   > {"bids": [[price in 1e-9, lots], ...], "asks": [...]}, best first, after the last run
 
 The first line out is {"peer", "version", "excluded"}. Runs on the peers' interpreter, without anything of barograph.
@@ -54,11 +54,12 @@ def timed(work: Callable[[], object]) -> float:
     return taken
 
 
-def serve(hello: dict[str, str], run: Callable[[], dict[str, float]], book: Callable[[], dict[str, Any]]) -> None:
+def serve(hello: dict[str, str], variants: dict[str, Callable[[], float]], book: Callable[[], dict[str, Any]]) -> None:
     """Answer until standard input ends."""
     _say(hello)
     for line in sys.stdin:
-        _say({"seconds": run()} if line.strip() == "run" else book())
+        word, *names = line.split()
+        _say({"seconds": {name: variants[name]() for name in names or variants}} if word == "run" else book())
 
 
 def _say(document: dict[str, Any]) -> None:
