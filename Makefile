@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo test test-long style docs lock clean
+.PHONY: help setup browser demo bench peers test test-long style docs lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -28,6 +29,16 @@ browser: ## find a Chromium for the browser tests, or install one where apt can
 demo: setup ## run everything on this machine with a simulated market; prints the console's address
 	@$(BIN)/barograph demo $(ARGS)
 
+bench: setup ## measure the engine, each figure beside its baseline
+	@$(BIN)/barograph bench engine $(ARGS)
+
+peers: $(PEERS)/.ready ## make .venv-peers with other people's order books, which benches compare with
+$(PEERS)/.ready: infra/peers/requirements.lock
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@echo "installing locked packages (about two minutes the first time)"
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 test: setup browser ## all tests but the long ones
 	@$(BIN)/python -m pytest -m "not long" $(ARGS)
 
@@ -40,9 +51,14 @@ style: setup ## format, then check style, types and layers
 docs: setup ## write the generated pages of docs/
 	@$(BIN)/python -m control.docgen
 
-lock: ## renew requirements.lock from pyproject.toml (needs uv)
+PEERS_EXTRA := import tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"], sep="\n")
+
+lock: ## renew requirements.lock and that of the peers from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --upgrade --quiet -o requirements.lock
+	@$(PYTHON) -c '$(PEERS_EXTRA)' | uv pip compile - --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --upgrade --quiet -o infra/peers/requirements.lock
 
 clean: ## remove what setup made, and the data folder
-	@rm -rf $(VENV) .barograph
+	@rm -rf $(VENV) $(PEERS) .barograph

@@ -1,0 +1,110 @@
+"""One execution of a bench: its options, the streams that its cases share, and the run through the cases."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from control.bench import oracle, synthetic
+from control.bench.calibration import NOISY_ABOVE, Calibration, slowdown
+from control.bench.measure import Figure, Row, Skip, Timed, interleave
+from control.bench.synthetic import Shape, Stream
+from control.output import Advance
+
+
+@dataclass
+class Session:
+    """Options of a bench, and streams already made.
+
+    Attributes:
+        runs: samples of each figure.
+        quick: whether the bench only has to show that it runs.
+        market_data: folder of real market data; None if there is none.
+        peers: Python interpreter of the environment with other people's books.
+    """
+
+    runs: int
+    quick: bool
+    market_data: Path | None
+    peers: Path
+    _streams: dict[Shape, tuple[Stream, str]] = field(default_factory=dict)
+
+    def stream(self, shape: Shape) -> tuple[Stream, str]:
+        """The stream of a shape, and the digest that a slow book has after it."""
+        if shape not in self._streams:
+            stream = synthetic.make(shape)
+            truth = oracle.book_of((stream.opening, stream.records)).digest(stream.tick_px)
+            self._streams[shape] = (stream, truth)
+        return self._streams[shape]
+
+    def interleave(self, timed: Sequence[Timed]) -> list[Figure]:
+        """Seconds of what was run in turns, see `measure.interleave`; a quick bench has no turn for nothing."""
+        return interleave(self.runs, timed, warm_up=not self.quick)
+
+    def scaled(self, quick: int, full: int) -> int:
+        """A size for the quick bench, or the size that counts."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Rows that are measured together.
+
+    Attributes:
+        name: what `--row` may call all of them.
+        rows: their names, so that each is told as skipped if it cannot be measured.
+        measure: measures them.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    measure: Callable[[Session], list[Row]]
+
+    def wanted(self, names: Sequence[str]) -> bool:
+        """Whether one of the names means this case or one of its rows; no names mean every case."""
+        return not names or any(name == self.name or name in self.rows for name in names)
+
+
+@dataclass
+class Outcome:
+    """What a bench found.
+
+    Attributes:
+        rows: each with how much slower than quiet the machine was around it.
+        skipped: rows that could not be measured, and why.
+        calibration: all samples.
+    """
+
+    rows: list[tuple[Row, float]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def documents(self, judge: bool) -> list[dict[str, Any]]:
+        """Rows for programs; those measured in a noisy moment, and all if `judge` is False, are not judged."""
+        return [
+            row.document(judge and factor <= NOISY_ABOVE) | {"slowdown": round(factor, 3)} for row, factor in self.rows
+        ]
+
+
+def run(cases: Sequence[Case], session: Session, advance: Advance) -> Outcome:
+    """Measure the cases in order.
+
+    Raises:
+        WrongAnswerError: what was measured computed something wrong.
+    """
+    out = Outcome()
+    out.calibration.sample()
+    for number, case in enumerate(cases):
+        advance(number, len(cases))
+        try:
+            rows = case.measure(session)
+        except Skip as skip:
+            out.skipped += [{"row": row, "reason": skip.reason} for row in case.rows]
+            continue
+        out.calibration.sample()
+        factor = slowdown(out.calibration.touch_ns[-2:], out.calibration.load_ns[-2:])
+        out.rows += [(row, factor) for row in rows]
+        measured = {row.row for row in rows}
+        out.skipped += [{"row": row, "reason": "not measured"} for row in case.rows if row not in measured]
+    advance(len(cases), len(cases))
+    return out
