@@ -19,13 +19,13 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
 from engine import gold_rows
 from engine.errors import ConfigError, EngineError, SnapshotError
-from engine.gold_rows import INPUTS, KEY_DTYPE, ORDERS, SETTINGS_DTYPE, STATE_DTYPE, Memory, Vectors
+from engine.gold_rows import INPUTS, KEY_DTYPE, ORDERS, SETTINGS_DTYPE, STATE_DTYPE, Memory
 from schemas import bins, gold
 from schemas.columns import Table
 from schemas.units import NS_PER_SECOND
@@ -227,7 +227,7 @@ class Gold:
         self.radius = radius
         self._width = 2 * radius + 1
         read = {*INPUTS, *(KEY_DTYPE.names or ())}
-        self._inputs = {c.name: c for c in bins.engine_columns(radius) if c.name in read}
+        self._inputs = [(c.name, c.numpy_dtype, c.width) for c in bins.engine_columns(radius) if c.name in read]
         self._memory = _memory(config, cell_ns, unit_px, self._width)
 
     def apply(self, table: Table) -> dict[str, np.ndarray]:
@@ -252,11 +252,13 @@ class Gold:
         index, why = gold_rows.first_bad(self._memory, keys)
         if why != gold_rows.FITS:
             raise BadBinsError(index, self._explain(keys[index], why))
+        inputs = np.empty((len(INPUTS), rows, self._width))
+        for i, name in enumerate(INPUTS):
+            inputs[i] = table[name]
         valid = np.zeros(rows, np.int8)
         floats = np.zeros((len(gold.FLOAT_VECTORS), rows, self._width))
         codes = np.zeros((len(gold.CODE_VECTORS), rows, self._width), np.int8)
-        vectors = cast("Vectors", tuple(_read_only(table[name]) for name in INPUTS))
-        gold_rows.run(self._memory, keys, vectors, valid, floats, codes)
+        gold_rows.run(self._memory, keys, inputs, valid, floats, codes)
         return {
             "bin_seq": keys["bin_seq"].copy(),
             "gold_valid": valid,
@@ -265,16 +267,16 @@ class Gold:
         }
 
     def _check_columns(self, table: Table, rows: int) -> None:
-        for name, column in self._inputs.items():
+        for name, dtype, width in self._inputs:
             if name not in table:
                 raise BadBinsError(-1, f"column {name} is missing; gold takes the bins of an engine")
             array = table[name]
-            shape = (rows, column.width) if column.width else (rows,)
-            if array.dtype != column.numpy_dtype or array.shape != shape:
+            shape = (rows, width) if width else (rows,)
+            if array.dtype != dtype or array.shape != shape:
                 raise BadBinsError(
                     -1,
                     f"column {name} is {array.dtype} of shape {array.shape}; bins of radius {self.radius} have "
-                    f"{column.numpy_dtype} of shape {shape}",
+                    f"{dtype} of shape {shape}",
                 )
 
     def _explain(self, key: np.record, why: int) -> str:
@@ -358,13 +360,6 @@ def _parts(data: bytes) -> list[bytes]:
         parts.append(body[at : at + size])
         at += size
     return parts
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    """The same values as kernels take them: contiguous and read-only, so that one compiled kernel serves all."""
-    view = np.ascontiguousarray(array).view()
-    view.flags.writeable = False
-    return view
 
 
 def _memory(config: GoldConfig, cell_ns: int, unit_px: int, width: int) -> Memory:

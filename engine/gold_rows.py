@@ -18,7 +18,7 @@ all that a snapshot has to hold. A value that is not finite (an input near the e
 so that one such bin cannot stay in the windows for ever.
 """
 
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -43,10 +43,7 @@ PRESSURE, VACUUM, COMPOSITE, D1, D2, D3, FLOW_SCORE = (
 FLOW_STATE, STATE5 = (CODE_VECTORS.index(name) for name in ("flow_state", "state5"))
 
 INPUTS: Final = ("v_add", "v_pull", "v_fill", "v_bid_depth", "v_ask_depth", "a_add", "a_pull")
-"""Grid vectors that gold reads, in the order of `Vectors`."""
-
-Vectors: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""The INPUTS: float64[rows, width] each."""
+"""Grid vectors that gold reads."""
 
 KEY_DTYPE: Final = np.dtype(
     (
@@ -167,16 +164,17 @@ def _positive(x: float) -> float:
 
 
 @kernel
-def _press(memory: Memory, vectors: Vectors, floats: np.ndarray, row: int) -> None:
+def _press(memory: Memory, inputs: np.ndarray, floats: np.ndarray, row: int) -> None:
     """Write pressure and vacuum of a row, and its comps into their place in the ring."""
     s = memory.settings[0]
-    v_add, v_pull, v_fill, v_bid, v_ask, a_add, a_pull = vectors
+    v_add, v_pull, v_fill = inputs[0, row], inputs[1, row], inputs[2, row]
+    v_bid, v_ask, a_add, a_pull = inputs[3, row], inputs[4, row], inputs[5, row], inputs[6, row]
     comps = memory.comps[memory.state[0].count % len(memory.comps)]
     for k in range(len(comps)):
-        v_rest = v_bid[row, k] + v_ask[row, k]
-        pressure = _finite_or_zero(s.c1 * v_add[row, k] + s.c2 * _positive(v_rest) + s.c3 * _positive(a_add[row, k]))
+        v_rest = v_bid[k] + v_ask[k]
+        pressure = _finite_or_zero(s.c1 * v_add[k] + s.c2 * _positive(v_rest) + s.c3 * _positive(a_add[k]))
         vacuum = _finite_or_zero(
-            s.c4 * v_pull[row, k] + s.c5 * v_fill[row, k] + s.c6 * _positive(-v_rest) + s.c7 * _positive(a_pull[row, k])
+            s.c4 * v_pull[k] + s.c5 * v_fill[k] + s.c6 * _positive(-v_rest) + s.c7 * _positive(a_pull[k])
         )
         floats[PRESSURE, row, k] = pressure
         floats[VACUUM, row, k] = vacuum
@@ -224,32 +222,34 @@ def _differ(memory: Memory, bin_seq: int, floats: np.ndarray, row: int) -> None:
 
 
 @kernel
-def _robust_z(s: Record, window: np.ndarray, n: int, x: float, order: int) -> float:
-    """Distance of x from the median of a window, in robust standard deviations."""
+def _robust_z(window: np.ndarray, n: int, x: float, mad_factor: float, floor: float) -> float:
+    """Distance of x from the median of a window, in robust standard deviations; 0 if these are not above the floor."""
     centre = median(window, n)
-    scale = s.mad_factor * mad(window, n, centre)
-    return (x - centre) / scale if scale > s.floor[order] else 0.0
+    scale = mad_factor * mad(window, n, centre)
+    return (x - centre) / scale if scale > floor else 0.0
 
 
 @kernel
 def _score(memory: Memory, floats: np.ndarray, codes: np.ndarray, row: int) -> None:
     """Put the differences into their windows; write the flow score and its state."""
     s = memory.settings[0]
-    count = memory.state[0].count
-    ring = memory.rings[count % s.z_window]
-    n = min(count + 1, s.z_window)
+    weights, floors, mad_factor, divisor = s.d_weight, s.floor, s.mad_factor, s.tanh_divisor
+    count, z_window = memory.state[0].count, s.z_window
+    ring = memory.rings[count % z_window]
+    n = min(count + 1, z_window)
+    warm = n >= s.z_min
     for k in range(ring.shape[1]):
         total = 0.0
         for order in range(ORDERS):
             x = floats[D1 + order, row, k]
             window = memory.sorted[k, order]
-            if count < s.z_window:
-                insert(window, n - 1, x)
+            if count < z_window:
+                insert(window, count, x)
             else:
-                replace(window, n, ring[order, k], x)
+                replace(window, z_window, ring[order, k], x)
             ring[order, k] = x
-            if n >= s.z_min:
-                total += s.d_weight[order] * tanh(_robust_z(s, window, n, x, order) / s.tanh_divisor)
+            if warm:
+                total += weights[order] * tanh(_robust_z(window, n, x, mad_factor, floors[order]) / divisor)
         score = total / s.d_weight_sum
         floats[FLOW_SCORE, row, k] = score
         codes[FLOW_STATE, row, k] = 1 if score >= s.threshold else (-1 if score <= -s.threshold else 0)
@@ -288,14 +288,14 @@ def _advance(memory: Memory, bin_seq: int, floats: np.ndarray, codes: np.ndarray
 
 @kernel
 def run(
-    memory: Memory, keys: np.ndarray, vectors: Vectors, valid: np.ndarray, floats: np.ndarray, codes: np.ndarray
+    memory: Memory, keys: np.ndarray, inputs: np.ndarray, valid: np.ndarray, floats: np.ndarray, codes: np.ndarray
 ) -> None:
     """Step through rows of bins.
 
     Args:
         memory: Gold so far.
         keys: KEY_DTYPE[rows], in which `first_bad` found nothing.
-        vectors: The grid vectors of the rows.
+        inputs: float64[7, rows, width], in the order of INPUTS.
         valid: int8[rows], zeros; 1 is written where there is gold.
         floats: float64[7, rows, width], zeros; order of `schemas.gold.FLOAT_VECTORS`.
         codes: int8[2, rows, width], zeros; order of `schemas.gold.CODE_VECTORS`.
@@ -309,7 +309,7 @@ def run(
         if key.mid_px == UNDEF_PRICE or key.book_state == SNAPSHOT or key.book_state == SUSPECT:
             continue
         valid[row] = 1
-        _press(memory, vectors, floats, row)
+        _press(memory, inputs, floats, row)
         _advance(memory, key.bin_seq, floats, codes, row)
         _take_sides(memory.settings[0], key, codes[STATE5, row])
 
