@@ -85,4 +85,4 @@ def mad(window: np.ndarray, n: int, centre: float) -> float:
     if n & 1:
         return float(beyond)
     within = max(centre - window[start], window[start + h - 1] - centre)
-        return float(beyond)
+    return float(0.5 * (within + beyond))
