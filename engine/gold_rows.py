@@ -260,7 +260,7 @@ def _take_sides(settings: Record, key: Record, state5: np.ndarray) -> None:
     """Write state5: one code for the cells above the mid, one for those below, 0 for a cell exactly at it.
 
     With twice the mid = bid + ask = 2 mid_px + odd, and mid_px = unit * q + r, a cell's price is at mid_px or above
-    exactly if its tick is at q or above; and spot_tick is q or q + 1. So no price of a cell has to be computed.
+    exactly if its tick is at q or above; and spot_tick is q, or q + 1 if r > 0. So no price has to be computed.
     """
     quotient = key.mid_px // settings.unit_px
     remainder = key.mid_px - quotient * settings.unit_px
@@ -270,7 +270,7 @@ def _take_sides(settings: Record, key: Record, state5: np.ndarray) -> None:
     codes = settings.table[key.ask_sign + 1, key.bid_sign + 1]
     for i in range(len(state5)):
         state5[i] = codes[1] if i > nearest else codes[0]
-    if nearest >= 0 and remainder == 0 and odd == 0:
+    if remainder == 0 and odd == 0:
         state5[nearest] = 0
 
 

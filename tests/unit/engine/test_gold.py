@@ -225,6 +225,16 @@ def test_values_that_are_not_finite_count_as_zero():
     assert all(np.isfinite(out[name]).all() for name in FLOAT_VECTORS)
 
 
+def test_zeros_have_no_sign():
+    """A difference that underflows; windows would keep -0.0 and 0.0 in the order of their arrival."""
+    rows = [{"v_add": x} for x in (0.0, 0.0, 0.0, 5e-324, 0.0, 5e-324, 0.0)]
+    config = replace(SMALL, windows_bins=(1,), window_weights=(1,))
+    day_ns = 86_400 * 10**9
+    out = Gold(config, day_ns, UNIT, RADIUS).apply(bin_table(rows, day_ns, UNIT, RADIUS))
+    assert (out["composite_d2"] < 0).any()
+    assert not any(np.signbit(out[name][out[name] == 0]).any() for name in FLOAT_VECTORS)
+
+
 SIDES = [
     # (bid, ask) in quarter ticks, the cells from spot - 2 to spot + 2 by side of the mid
     ((400, 404), (-1, -1, 1, 1, 1)),  # mid 100.5: halves go up, spot 101
@@ -320,6 +330,7 @@ def test_a_restored_gold_goes_on_bit_for_bit(rows):
     whole.apply(slice_table(table, 0, rows))
     restored = Gold.restore(whole.snapshot())
     assert restored.snapshot() == whole.snapshot()
+    assert np.array_equal(restored._memory.sorted, whole._memory.sorted)
     assert (restored.config, restored.cell_ns, restored.unit_px, restored.radius) == (SMALL, CELL, UNIT, RADIUS)
     later = slice_table(table, rows, rows + 20)
     expected, found = whole.apply(later), restored.apply(later)
