@@ -21,7 +21,7 @@ from numba import njit
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SCHEMAS: Final = ("bins", "columns", "mbo", "mbp10", "trades", "units")
+_SCHEMAS: Final = ("bins", "columns", "gold", "mbo", "mbp10", "trades", "units")
 """Modules of `schemas` whose layouts and constants are compiled into kernels."""
 
 

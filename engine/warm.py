@@ -7,6 +7,7 @@ that start at once without it each compile for themselves and write equal files,
 import numpy as np
 
 from engine.engine import Engine, EngineConfig
+from engine.gold import Gold, GoldConfig
 from schemas import mbo
 
 _SECOND_NS = 1_000_000_000
@@ -24,13 +25,16 @@ def warm() -> None:
     engine = Engine(EngineConfig(tick_px=_SECOND_NS, mbp10=True))
     engine.apply(records)
     engine.advance(2 * _SECOND_NS)
-    engine.flush()
+    output, _ = engine.flush()
     engine.mark_suspect()
     engine.queue_position(1)
     engine.levels("B")
     engine.digest()
     engine._memory.grow()
     Engine.restore(engine.snapshot())
+    gold = Gold(GoldConfig(), engine.config.cell_ns, engine.config.tick_px, engine.config.radius)
+    gold.apply(output.bins)
+    Gold.restore(gold.snapshot())
 
 
 if __name__ == "__main__":
