@@ -49,7 +49,7 @@ if _typeless.config.DISABLE_JIT:  # kernels run as Python: slowly, to see which 
     def _pointer(address: int) -> Any:
         return ctypes.c_void_p(int(address))
 
-    class Element(np.void):
+    class Element(np.void):  # type: ignore[misc]  # NumPy allows it, its stubs do not
         """An element of a structured array whose fields are attributes, even those named like attributes of arrays."""
 
         def __getattribute__(self, name: str) -> Any:

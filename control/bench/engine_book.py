@@ -15,7 +15,6 @@ from control.bench.engine_runs import (
     conditions,
     cut,
     feed,
-    has_book_only,
     plain_shape,
     swept_shape,
 )
@@ -46,7 +45,7 @@ def book_l3(session: Session) -> list[Row]:
             "touch_loop",
             floor.per_second(shape.records),
             aim=Bound(">=", 20e6),
-            conditions=conditions(session, shape, physics=not has_book_only()),
+            conditions=conditions(session, shape, physics=False),
         )
     ]
 
@@ -65,7 +64,7 @@ def book_l3_deep(session: Session) -> list[Row]:
             "book_l3",
             base.per_second(plain.records),
             gate=Bound(">=", 0.8),
-            conditions=conditions(session, shape, physics=not has_book_only()),
+            conditions=conditions(session, shape, physics=False),
         )
     ]
 
@@ -112,7 +111,7 @@ def against(name: str) -> Callable[[Session], list[Row]]:
                 f"peer_{name}_l3",
                 theirs.per_second(shape.records),
                 gate=Bound(">=", PEER_GATES[name]),
-                conditions=conditions(session, shape, physics=not has_book_only()) | told,
+                conditions=conditions(session, shape, physics=False) | told,
             )
         ]
 

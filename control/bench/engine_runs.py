@@ -1,7 +1,6 @@
 """How the engine is run for a figure: a fresh one, its book filled untimed, records in blocks, its digest checked."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
@@ -19,13 +18,7 @@ PER_BIN: Final = 7_600
 
 def config(stream: Stream, physics: bool = True) -> EngineConfig:
     """Engine settings for a stream."""
-    options: dict[str, Any] = {} if physics or not has_book_only() else {"physics": False}
-    return EngineConfig(tick_px=stream.tick_px, cell_ns=stream.cell_ns, **options)
-
-
-def has_book_only() -> bool:
-    """Whether the engine can be run without physics."""
-    return any(f.name == "physics" for f in fields(EngineConfig))
+    return EngineConfig(tick_px=stream.tick_px, cell_ns=stream.cell_ns, physics=physics)
 
 
 def feed(engine: Engine, blocks: Sequence[np.ndarray], take: Callable[[Output], None] | None = None) -> None:

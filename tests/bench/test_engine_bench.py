@@ -32,7 +32,7 @@ def test_every_row_is_measured_or_told_as_skipped(quick: dict[str, Any]) -> None
     skipped = [s["row"] for s in quick["skipped"]]
     assert sorted(measured + skipped) == sorted(row for case in CASES for row in case.rows)
     assert all(s["reason"] for s in quick["skipped"])
-    may_be_skipped = {"book_l3_vs_nautilus", "book_l3_vs_hftbacktest", "book_physics_esh4", "book_physics_aapl", "gold"}
+    may_be_skipped = {"book_l3_vs_nautilus", "book_l3_vs_hftbacktest", "book_physics_esh4", "book_physics_aapl"}
     assert set(skipped) <= may_be_skipped
 
 
