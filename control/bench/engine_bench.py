@@ -4,7 +4,7 @@ from typing import Final
 
 from control.bench.engine_bins import bins_per_s, gold
 from control.bench.engine_book import PEER_GATES, TAPES, against, book_l3, book_l3_deep, book_physics, tape
-from control.bench.engine_calls import call_64, start_warm
+from control.bench.engine_calls import call_64, call_64_book, start_warm
 from control.bench.engine_sweeps import INSTRUMENTS, SWEEP_ORDERS, SWEEP_QUEUE, instruments, sweep_orders, sweep_queue
 from control.bench.session import Case
 
@@ -19,6 +19,7 @@ CASES: Final = (
     Case("bins_per_s", ("bins_per_s",), bins_per_s),
     Case("gold", ("gold",), gold),
     Case("call_64", ("call_64_p50", "call_64_p99"), call_64),
+    Case("call_64_book", ("call_64_book_p50", "call_64_book_p99"), call_64_book),
     Case("start_warm", ("start_warm",), start_warm),
     *(Case(f"book_physics_{name}", (f"book_physics_{name}",), tape(name)) for name in TAPES),
 )

@@ -14,13 +14,15 @@ from control.bench.engine_runs import check, conditions, config, cut, feed, plai
 from control.bench.measure import Bound, Figure, Row, cpu
 from control.bench.oracle import WrongAnswerError
 from control.bench.session import Session
-from engine.engine import Engine, validate
+from engine.engine import Engine
 
 _ROOT: Final = Path(__file__).parent.parent.parent
 
 
 @njit(cache=True, nogil=True)
-def _empty(machine: np.ndarray, operation: int, records: np.ndarray, start: int, t_ns: int) -> tuple[int, int]:
+def _empty(
+    address: int, operation: int, resumed: int, records_address: int, count: int, start: int, t_ns: int
+) -> tuple[int, int]:
     """Nothing, with the signature of the engine's kernel: what a call from Python costs at least."""
     return start, 0
 
@@ -30,28 +32,36 @@ CALL: Final = 64
 
 def call_64(session: Session) -> list[Row]:
     """Each call of 64 records timed alone, bins that close among them; beside an empty compiled function."""
+    return _calls(session, "call_64", physics=True)
+
+
+def call_64_book(session: Session) -> list[Row]:
+    """The same without physics."""
+    return _calls(session, "call_64_book", physics=False)
+
+
+def _calls(session: Session, name: str, physics: bool) -> list[Row]:
     shape = plain_shape(session, 640_000)
     stream, truth = session.stream(shape)
     blocks = cut(stream.records, CALL)
-    views, machine = [validate(block) for block in blocks], config(stream).packed()
-    _empty(machine, 0, views[0], 0, 0)
+    _empty(0, 0, 0, 0, 0, 0, 0)
 
     def engine_calls() -> np.ndarray:
-        engine = Engine(config(stream))
+        engine = Engine(config(stream, physics))
         feed(engine, [stream.opening])
         taken = _time_each(lambda i: feed(engine, blocks[i : i + 1]), len(blocks))
-        check("call_64", engine, truth)
+        check(name, engine, truth)
         return taken
 
     def empty_calls() -> np.ndarray:
-        return _time_each(lambda i: _empty(machine, 0, views[i], 0, 0), len(blocks))
+        return _time_each(lambda i: _empty(1 << 40, 0, 0, 1 << 40, CALL, i, 0), len(blocks))
 
     turns = [(engine_calls(), empty_calls()) for _ in range(session.runs + 1)][1:]
     rows = []
     for percent, aim in ((50, 6.0), (99, 20.0)):
         ours, base = (Figure(tuple(float(np.percentile(turn[n], percent)) for turn in turns)) for n in (0, 1))
-        told = conditions(session, shape, physics=True) | {"block": CALL, "calls": len(blocks)}
-        row = f"call_64_p{percent}"
+        told = conditions(session, shape, physics=physics) | {"block": CALL, "calls": len(blocks)}
+        row = f"{name}_p{percent}"
         rows.append(Row(row, ours, f"us p{percent}", "empty_call", base, aim=Bound("<=", aim), conditions=told))
     return rows
 
