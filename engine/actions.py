@@ -22,7 +22,7 @@ from typing import Final
 from engine import book as l3
 from engine import counters, grid, trades
 from engine._jit import i64, inlined
-from engine.machine import levels, orders, state_of
+from engine.machine import level_of, order_of, state_of
 from engine.order_index import find
 from engine.state import ASK, BID, NONE, Machine, Record
 from engine.ticks import nearest_tick
@@ -78,7 +78,7 @@ def _add(m: Machine, record: Record, mode: int, side: int, size: int) -> None:
     """Insert an order whose id does not rest."""
     synthetic = (record.flags & F_MBP) != 0
     slot = l3.insert(m, record.order_id, side, record.price, size, synthetic)
-    level = levels(m)[orders(m)[slot].level]
+    level = level_of(m, order_of(m, slot).level)
     if level.off_tick:
         counters.count(m, counters.OFF_TICK)
     _flow(m, mode, level.tick, side, size, 0, size)
@@ -87,8 +87,8 @@ def _add(m: Machine, record: Record, mode: int, side: int, size: int) -> None:
 @inlined
 def _reduce(m: Machine, slot: int, mode: int, removed: int) -> None:
     """Take lots off an order, 0 included; delete it when none are left."""
-    order = orders(m)[slot]
-    level = levels(m)[order.level]
+    order = order_of(m, slot)
+    level = level_of(m, order.level)
     tick = i64(level.tick)
     side = i64(level.side)
     pulled = l3.take_pending(order, removed)
@@ -103,14 +103,14 @@ def _reduce(m: Machine, slot: int, mode: int, removed: int) -> None:
 @inlined
 def _move(m: Machine, slot: int, mode: int, side: int, px: int, size: int) -> None:
     """Give an order another price or side: all of it is pulled at the old tick and the new size added at the new."""
-    order = orders(m)[slot]
-    old = levels(m)[order.level]
+    order = order_of(m, slot)
+    old = level_of(m, order.level)
     old_tick = i64(old.tick)
     old_side = i64(old.side)
     old_size = i64(order.size)
     pulled = l3.take_pending(order, old_size)
     l3.move(m, slot, side, px, size)
-    new_tick = i64(levels(m)[order.level].tick)
+    new_tick = i64(level_of(m, order.level).tick)
     _flow(m, mode, old_tick, old_side, 0, pulled, -old_size)
     _flow(m, mode, new_tick, side, size, 0, size)
 
@@ -120,8 +120,8 @@ def _modify(m: Machine, record: Record, slot: int, mode: int, side: int, size: i
     """Change an order that rests; size 0 cancels it."""
     if record.price % m.tick_px:
         counters.count(m, counters.OFF_TICK)
-    order = orders(m)[slot]
-    level = levels(m)[order.level]
+    order = order_of(m, slot)
+    level = level_of(m, order.level)
     old_size = i64(order.size)
     if size == 0:
         _reduce(m, slot, mode, old_size)
@@ -173,7 +173,7 @@ def _cancel(m: Machine, record: Record, mode: int) -> None:
         counters.count(m, counters.UNKNOWN_CANCEL)
         return
     state_of(m).cancel_count += 1
-    resting = i64(orders(m)[slot].size)
+    resting = i64(order_of(m, slot).size)
     size = _lots(record.size)
     _reduce(m, slot, mode, resting if size == 0 else min(size, resting))
 
@@ -185,7 +185,7 @@ def _fill(m: Machine, record: Record, mode: int) -> None:
     size = _lots(record.size)
     if slot != NONE:
         l3.add_pending(m, slot, size)
-        tick = i64(levels(m)[orders(m)[slot].level].tick)
+        tick = i64(level_of(m, order_of(m, slot).level).tick)
     elif record.price != UNDEF_PRICE:
         if record.price % m.tick_px:
             counters.count(m, counters.OFF_TICK)

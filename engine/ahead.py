@@ -18,9 +18,9 @@ import numpy as np
 
 from engine._jit import i64, inlined
 from engine.book import hint_of
-from engine.machine import fetch_line, hints, levels, orders, places
+from engine.machine import ORDER_BYTES, PLACE_BYTES, entry_at, fetch_line, hints, level_of, order_of
 from engine.order_index import SLOT_MASK, home
-from engine.state import ASK, BID, ORDER_DTYPE, Machine, Record
+from engine.state import ASK, BID, Machine, Record
 
 AHEAD: Final = 24
 """Records that `look_ahead` looks beyond the one to be applied. Fewer: waits are not over; more: what was fetched may
@@ -28,35 +28,33 @@ be gone again from the fastest cache."""
 _ORDERS_AHEAD: Final = 16
 _NEIGHBOURS_AHEAD: Final = 8
 
-_ORDER_BYTES: Final = ORDER_DTYPE.itemsize
-_PLACE_BYTES: Final = 4
 _BUY: Final = ord("B")
 
 
 @inlined
 def _slot(m: Machine, order_id: np.uint64) -> int:
     """Slot in the first place of an id, 0 if that is empty; collisions are not followed."""
-    return max(0, i64(places(m)[home(order_id, m.index_bits)])) & SLOT_MASK
+    return max(0, entry_at(m, home(order_id, m.index_bits))) & SLOT_MASK
 
 
 @inlined
 def _fetch_order(m: Machine, slot: int) -> None:
-    fetch_line(m.orders_at + _ORDER_BYTES * max(0, i64(slot)))
+    fetch_line(m.orders_at + ORDER_BYTES * max(0, i64(slot)))
 
 
 @inlined
 def _fetch_neighbours(m: Machine, record: Record) -> None:
-    order = orders(m)[_slot(m, record.order_id)]
+    order = order_of(m, _slot(m, record.order_id))
     _fetch_order(m, order.prev)
     _fetch_order(m, order.next)
     side = BID if record.side == _BUY else ASK
-    level = levels(m)[max(0, i64(hints(m)[side, hint_of(record.price)]))]
+    level = level_of(m, max(0, i64(hints(m)[side, hint_of(record.price)])))
     _fetch_order(m, level.tail)
 
 
 @inlined
 def look_ahead(m: Machine, records: np.ndarray, i: int) -> None:
     """Ask for memory that the records from i + 8 to i + AHEAD need; i + AHEAD must be a record."""
-    fetch_line(m.places_at + _PLACE_BYTES * home(records[i + AHEAD].order_id, m.index_bits))
+    fetch_line(m.places_at + PLACE_BYTES * home(records[i + AHEAD].order_id, m.index_bits))
     _fetch_order(m, _slot(m, records[i + _ORDERS_AHEAD].order_id))
     _fetch_neighbours(m, records[i + _NEIGHBOURS_AHEAD])

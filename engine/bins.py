@@ -11,7 +11,7 @@ from typing import Final
 from engine import book as l3
 from engine import grid
 from engine._jit import i64, kernel
-from engine.machine import bin_rows, fresh_top, grid_rows, levels, state_of, touched_rows
+from engine.machine import bin_rows, fresh_top, grid_rows, level_of, state_of, touched_rows
 from engine.state import ASK, BID, NONE, Machine, Record
 from engine.ticks import floor_mean, nearest_tick
 from schemas.bins import LEVELS
@@ -29,7 +29,7 @@ _MOVE_MAX: Final = (1 << 31) - 1
 def best_px(m: Machine, side: int) -> int:
     """Best price of a side; UNDEF_PRICE if it is empty."""
     slot = l3.best(m, side)
-    return UNDEF_PRICE if slot == NONE else i64(levels(m)[slot].px)
+    return UNDEF_PRICE if slot == NONE else i64(level_of(m, slot).px)
 
 
 @kernel

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from engine._jit import i64, inlined, kernel
-from engine.machine import expiring, hints, ladder, ladder_keys, levels, orders, places
+from engine.machine import expiring, hints, ladder, ladder_keys, level_of, order_of, places
 from engine.order_index import GOLDEN, drop, put
 from engine.state import BID, HINT_BITS, NONE, Machine, Record
 from engine.ticks import nearest_tick
@@ -35,20 +35,22 @@ def level_count(m: Machine, side: int) -> int:
     return i64(m.bid_levels if side == BID else m.ask_levels)
 
 
-@inlined
+@kernel
 def _add_to_level_count(m: Machine, side: int, change: int) -> None:
-    if side == BID:
-        m.bid_levels += change
-    else:
-        m.ask_levels += change
+    """Note that the ladder of a side has become longer or shorter, and which level is now its best."""
     m.levels += change
+    count = level_count(m, side) + change
+    best_slot = i64(ladder(m)[side, count - 1]) if count else NONE
+    if side == BID:
+        m.bid_levels, m.best_bid = count, best_slot
+    else:
+        m.ask_levels, m.best_ask = count, best_slot
 
 
 @inlined
 def best(m: Machine, side: int) -> int:
     """Slot of the best level of a side; NONE if the side is empty."""
-    count = level_count(m, side)
-    return i64(ladder(m)[side, count - 1]) if count else NONE
+    return i64(m.best_bid if side == BID else m.best_ask)
 
 
 @kernel
@@ -75,11 +77,11 @@ def _new_level(m: Machine, side: int, px: int, position: int) -> int:
     """Make an empty level at a position of its ladder."""
     slot: int = m.level_free
     if slot >= 0:
-        m.level_free = levels(m)[slot].head
+        m.level_free = level_of(m, slot).head
     else:
         slot = m.level_used
         m.level_used += 1
-    level = levels(m)[slot]
+    level = level_of(m, slot)
     level.px = px
     level.tick = nearest_tick(px, m.unit_px)
     level.off_tick = 1 if px % m.tick_px else 0
@@ -100,7 +102,7 @@ def _new_level(m: Machine, side: int, px: int, position: int) -> int:
 @kernel
 def _drop_level(m: Machine, slot: int) -> None:
     """Take an empty level out of its ladder."""
-    level = levels(m)[slot]
+    level = level_of(m, slot)
     side = i64(level.side)
     count = level_count(m, side)
     position = _position(m, side, level.px if side == BID else ~level.px)
@@ -124,7 +126,7 @@ def _level_at(m: Machine, side: int, px: int) -> int:
     hint = hint_of(px)
     slot = i64(hints(m)[side, hint])
     if slot >= 0:
-        level = levels(m)[slot]
+        level = level_of(m, slot)
         if level.px == px and level.count > 0 and level.side == side:
             return slot
     slot = _search_level(m, side, px)
@@ -145,13 +147,13 @@ def _search_level(m: Machine, side: int, px: int) -> int:
 @inlined
 def _append(m: Machine, slot: int, level_slot: int) -> None:
     """Put an order at the back of a level's queue; sizes are not touched."""
-    order = orders(m)[slot]
-    level = levels(m)[level_slot]
+    order = order_of(m, slot)
+    level = level_of(m, level_slot)
     order.level = level_slot
     order.prev = level.tail
     order.next = NONE
     if level.tail >= 0:
-        orders(m)[level.tail].next = slot
+        order_of(m, level.tail).next = slot
     else:
         level.head = slot
     level.tail = slot
@@ -160,14 +162,14 @@ def _append(m: Machine, slot: int, level_slot: int) -> None:
 @inlined
 def _unlink(m: Machine, slot: int) -> None:
     """Take an order out of its level's queue; sizes are not touched."""
-    order = orders(m)[slot]
-    level = levels(m)[order.level]
+    order = order_of(m, slot)
+    level = level_of(m, order.level)
     if order.prev >= 0:
-        orders(m)[order.prev].next = order.next
+        order_of(m, order.prev).next = order.next
     else:
         level.head = order.next
     if order.next >= 0:
-        orders(m)[order.next].prev = order.prev
+        order_of(m, order.next).prev = order.prev
     else:
         level.tail = order.prev
 
@@ -181,19 +183,19 @@ def insert(m: Machine, order_id: np.uint64, side: int, px: int, size: int, synth
     """
     slot: int = m.order_free
     if slot >= 0:
-        m.order_free = orders(m)[slot].next
+        m.order_free = order_of(m, slot).next
     else:
         slot = m.order_used
         m.order_used += 1
     m.orders += 1
-    order = orders(m)[slot]
+    order = order_of(m, slot)
     order.id = order_id
     order.size = size
     order.pending = SYNTHETIC if synthetic else 0
     put(m, order_id, slot)
     level_slot = _level_at(m, side, px)
     _append(m, slot, level_slot)
-    level = levels(m)[level_slot]
+    level = level_of(m, level_slot)
     level.size += size
     level.count += 1
     return slot
@@ -202,9 +204,9 @@ def insert(m: Machine, order_id: np.uint64, side: int, px: int, size: int, synth
 @inlined
 def _leave_level(m: Machine, slot: int) -> None:
     """Take an order with its size out of its level, and the level away if it was the last."""
-    order = orders(m)[slot]
+    order = order_of(m, slot)
     level_slot = i64(order.level)
-    level = levels(m)[level_slot]
+    level = level_of(m, level_slot)
     _unlink(m, slot)
     level.size -= i64(order.size)
     level.count -= 1
@@ -215,9 +217,9 @@ def _leave_level(m: Machine, slot: int) -> None:
 @inlined
 def remove(m: Machine, slot: int) -> None:
     """Delete an order."""
-    drop(m, orders(m)[slot].id, slot)
+    drop(m, order_of(m, slot).id, slot)
     _leave_level(m, slot)
-    orders(m)[slot].next = m.order_free
+    order_of(m, slot).next = m.order_free
     m.order_free = slot
     m.orders -= 1
 
@@ -226,12 +228,12 @@ def remove(m: Machine, slot: int) -> None:
 def move(m: Machine, slot: int, side: int, px: int, size: int) -> None:
     """Give an order another price, side and size; it goes to the back of its new level and loses pending fills."""
     _leave_level(m, slot)
-    order = orders(m)[slot]
+    order = order_of(m, slot)
     order.size = size
     order.pending &= SYNTHETIC
     level_slot = _level_at(m, side, px)
     _append(m, slot, level_slot)
-    level = levels(m)[level_slot]
+    level = level_of(m, level_slot)
     level.size += size
     level.count += 1
 
@@ -239,9 +241,9 @@ def move(m: Machine, slot: int, side: int, px: int, size: int) -> None:
 @inlined
 def resize(m: Machine, slot: int, size: int) -> None:
     """Change the size of an order; a larger one loses its place in the queue, a smaller one keeps it."""
-    order = orders(m)[slot]
+    order = order_of(m, slot)
     old = i64(order.size)
-    levels(m)[order.level].size += size - old
+    level_of(m, order.level).size += size - old
     order.size = size
     if size > old:
         level_slot = i64(order.level)
@@ -260,6 +262,8 @@ def clear(m: Machine) -> None:
     m.level_used = 0
     m.bid_levels = 0
     m.ask_levels = 0
+    m.best_bid = NONE
+    m.best_ask = NONE
     m.expiring = 0
     places(m)[:] = NONE
     hints(m)[:] = NONE
@@ -268,7 +272,7 @@ def clear(m: Machine) -> None:
 @inlined
 def add_pending(m: Machine, slot: int, size: int) -> None:
     """Note that `size` lots of an order were filled, which the cancel or modify to come will take off."""
-    order = orders(m)[slot]
+    order = order_of(m, slot)
     if order.pending == SYNTHETIC and size > 0:
         expiring(m)[m.expiring] = slot
         m.expiring += 1
@@ -291,7 +295,7 @@ def take_pending(order: Record, removed: int) -> int:
 def expire_pending(m: Machine) -> None:
     """Forget the pending fills of synthetic orders; slots used again by other orders are left alone."""
     for i in range(m.expiring):
-        order = orders(m)[expiring(m)[i]]
+        order = order_of(m, expiring(m)[i])
         if order.pending & SYNTHETIC:
             order.pending = SYNTHETIC
     m.expiring = 0
@@ -302,11 +306,11 @@ def queue_ahead(m: Machine, slot: int) -> tuple[int, int]:
     """Lots and orders before an order in the queue of its level."""
     lots = 0
     count = 0
-    ahead = i64(orders(m)[slot].prev)
+    ahead = i64(order_of(m, slot).prev)
     while ahead >= 0:
-        lots += i64(orders(m)[ahead].size)
+        lots += i64(order_of(m, ahead).size)
         count += 1
-        ahead = i64(orders(m)[ahead].prev)
+        ahead = i64(order_of(m, ahead).prev)
     return lots, count
 
 
@@ -323,7 +327,7 @@ def top_levels(m: Machine, side: int, out: np.ndarray, missing_px: int) -> None:
     count = level_count(m, side)
     for i in range(len(out)):
         if i < count:
-            level = levels(m)[ladder(m)[side, count - 1 - i]]
+            level = level_of(m, ladder(m)[side, count - 1 - i])
             out[i, 0] = level.px
             out[i, 1] = level.size
             out[i, 2] = level.count
@@ -349,12 +353,12 @@ def walk(m: Machine, side: int, out_levels: np.ndarray, out_orders: np.ndarray, 
     """
     count = level_count(m, side)
     for i in range(count):
-        out_levels[i] = levels(m)[ladder(m)[side, count - 1 - i]]
+        out_levels[i] = level_of(m, ladder(m)[side, count - 1 - i])
         slot = i64(out_levels[i].head)
         while slot >= 0:
-            out_orders[first] = orders(m)[slot]
+            out_orders[first] = order_of(m, slot)
             first += 1
-            slot = i64(orders(m)[slot].next)
+            slot = i64(order_of(m, slot).next)
     return first
 
 
@@ -381,7 +385,7 @@ def refill(m: Machine, side: int, in_levels: np.ndarray, in_orders: np.ndarray, 
         for o in range(end, end + i64(in_levels[i].count)):
             order = in_orders[o]
             slot = insert(m, order.id, side, in_levels[i].px, i64(order.size), False)
-            orders(m)[slot].pending = order.pending
+            order_of(m, slot).pending = order.pending
             if order.pending > SYNTHETIC:
                 expiring(m)[m.expiring] = slot
                 m.expiring += 1

@@ -13,7 +13,7 @@ come from the event's first trade, else from its last record; `flags` always fro
 
 from engine._jit import i64, inlined, kernel
 from engine.book import best, top_levels
-from engine.machine import event, fresh_top, levels, mbp_header, mbp_px, mbp_u4, state_of, top_ten
+from engine.machine import event, fresh_top, level_of, mbp_header, mbp_px, mbp_u4, state_of, top_ten
 from engine.state import ASK, BID, NONE, Machine, Record
 from schemas.mbp10 import HEADER_BYTES, LEVEL_BYTES, LEVELS, MBP10_BYTES, MBP10_RTYPE
 from schemas.units import UNDEF_PRICE, UNDEF_SIZE
@@ -34,7 +34,7 @@ def add_imbalance(m: Machine) -> None:
     if bid == NONE or ask == NONE:
         state.ofi_valid = 0
         return
-    b, a = levels(m)[bid], levels(m)[ask]
+    b, a = level_of(m, bid), level_of(m, ask)
     if state.ofi_valid:
         step = 0
         if b.px >= state.ofi_bid_px:

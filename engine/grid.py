@@ -29,7 +29,7 @@ from engine.machine import (
     early_rows,
     grid_rows,
     ladder,
-    levels,
+    level_of,
     opened,
     ring_marks,
     ring_rows,
@@ -274,7 +274,7 @@ def load_depths(m: Machine) -> None:
     """Take the depth of every level of the book into rows that stand at zero."""
     for side in range(2):
         for i in range(level_count(m, side)):
-            level = levels(m)[ladder(m)[side, i]]
+            level = level_of(m, ladder(m)[side, i])
             shift_depth(m, level.tick, level.size if side == BID else 0, level.size if side == ASK else 0)
 
 
@@ -328,7 +328,7 @@ def _move_centre(m: Machine, centre: int) -> None:
         return
     for side in range(2):
         for i in range(level_count(m, side)):
-            level = levels(m)[ladder(m)[side, i]]
+            level = level_of(m, ladder(m)[side, i])
             if in_window(level.tick, old, n_ticks) or not in_window(level.tick, centre, n_ticks):
                 continue
             place = level.tick & (n_ticks - 1)

@@ -8,7 +8,7 @@ addresses must be true. They are written in one place, `memory.Memory`, which al
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numba
 import numpy as np
@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from engine._jit import inlined
+from engine._jit import i64, inlined
 from engine.state import (
     BIN_DTYPE,
     HINTS,
@@ -37,6 +37,10 @@ from engine.state import (
     Record,
 )
 from schemas.mbp10 import LEVELS, MBP10_BYTES
+
+ORDER_BYTES: Final = ORDER_DTYPE.itemsize
+LEVEL_BYTES: Final = LEVEL_DTYPE.itemsize
+PLACE_BYTES: Final = 4
 
 _typeless: Any = numba
 """numba without its partial type information."""
@@ -143,9 +147,9 @@ def event(m: Machine) -> np.ndarray:
 
 
 @inlined
-def orders(m: Machine) -> np.ndarray:
-    """Slab of orders."""
-    return carray(_pointer(m.orders_at), (m.order_room,), ORDER_DTYPE)
+def order_of(m: Machine, slot: int) -> Record:
+    """The order in a slot; an element by its own address spares the test for an index from the end."""
+    return carray(_pointer(m.orders_at + ORDER_BYTES * slot), (1,), ORDER_DTYPE)[0]
 
 
 @inlined
@@ -155,9 +159,21 @@ def places(m: Machine) -> np.ndarray:
 
 
 @inlined
-def levels(m: Machine) -> np.ndarray:
-    """Slab of levels."""
-    return carray(_pointer(m.levels_at), (m.level_room,), LEVEL_DTYPE)
+def entry_at(m: Machine, place: int) -> int:
+    """What stands in a place of that table."""
+    return i64(carray(_pointer(m.places_at + PLACE_BYTES * place), (1,), np.int32)[0])
+
+
+@inlined
+def set_entry(m: Machine, place: int, entry: int) -> None:
+    """Write a place of that table."""
+    carray(_pointer(m.places_at + PLACE_BYTES * place), (1,), np.int32)[0] = entry
+
+
+@inlined
+def level_of(m: Machine, slot: int) -> Record:
+    """The level in a slot."""
+    return carray(_pointer(m.levels_at + LEVEL_BYTES * slot), (1,), LEVEL_DTYPE)[0]
 
 
 @inlined

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from engine._jit import i64, inlined, kernel
-from engine.machine import ladder, levels, orders, places
+from engine.machine import entry_at, ladder, level_of, order_of, set_entry
 from engine.state import NONE, Machine
 
 GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -52,12 +52,12 @@ def find(m: Machine, order_id: np.uint64) -> int:
     tag = hashed & _TAG_MASK
     place = hashed >> _TAG_BITS
     while True:
-        entry = i64(places(m)[place])
+        entry = entry_at(m, place)
         if entry < 0:
             return NONE
         if (entry >> _SLOT_BITS) & _TAG_MASK == tag:
             slot = entry & SLOT_MASK
-            if orders(m)[slot].id == order_id:
+            if order_of(m, slot).id == order_id:
                 return slot
         place = (place + 1) & mask
 
@@ -69,11 +69,11 @@ def put(m: Machine, order_id: np.uint64, slot: int) -> None:
     hashed = _hash(order_id, m.index_bits)
     place = hashed >> _TAG_BITS
     distance = 0
-    while places(m)[place] >= 0:
+    while entry_at(m, place) >= 0:
         place = (place + 1) & mask
         distance += 1
     entry = slot | (hashed & _TAG_MASK) << _SLOT_BITS
-    places(m)[place] = entry | min(distance, _DISTANCE_MAX) << (_SLOT_BITS + _TAG_BITS)
+    set_entry(m, place, entry | min(distance, _DISTANCE_MAX) << (_SLOT_BITS + _TAG_BITS))
 
 
 @inlined
@@ -81,7 +81,7 @@ def _distance(m: Machine, entry: int, place: int, mask: int) -> int:
     """How far an entry lies from its home."""
     distance = entry >> (_SLOT_BITS + _TAG_BITS)
     if distance == _DISTANCE_MAX:
-        distance = (place - home(orders(m)[entry & SLOT_MASK].id, m.index_bits)) & mask
+        distance = (place - home(order_of(m, entry & SLOT_MASK).id, m.index_bits)) & mask
     return distance
 
 
@@ -90,21 +90,21 @@ def drop(m: Machine, order_id: np.uint64, slot: int) -> None:
     """Take out an id that is in the table with this slot."""
     mask = (1 << m.index_bits) - 1
     hole = home(order_id, m.index_bits)
-    while i64(places(m)[hole]) & SLOT_MASK != slot:
+    while entry_at(m, hole) & SLOT_MASK != slot:
         hole = (hole + 1) & mask
     place = hole
     while True:
         place = (place + 1) & mask
-        entry = i64(places(m)[place])
+        entry = entry_at(m, place)
         if entry < 0:
             break
         distance = _distance(m, entry, place, mask)
         step = (place - hole) & mask
         if distance >= step:  # its home lies at or before the hole
             left = min(distance - step, _DISTANCE_MAX)
-            places(m)[hole] = entry & _ENTRY_MASK | left << (_SLOT_BITS + _TAG_BITS)
+            set_entry(m, hole, entry & _ENTRY_MASK | left << (_SLOT_BITS + _TAG_BITS))
             hole = place
-    places(m)[hole] = NONE
+    set_entry(m, hole, NONE)
 
 
 @kernel
@@ -113,7 +113,7 @@ def rebuild(m: Machine) -> None:
     for side in range(2):
         count = m.bid_levels if side == 0 else m.ask_levels
         for i in range(count):
-            slot = i64(levels(m)[ladder(m)[side, i]].head)
+            slot = i64(level_of(m, ladder(m)[side, i]).head)
             while slot >= 0:
-                put(m, orders(m)[slot].id, slot)
-                slot = i64(orders(m)[slot].next)
+                put(m, order_of(m, slot).id, slot)
+                slot = i64(order_of(m, slot).next)

@@ -141,6 +141,8 @@ MACHINE_DTYPE: Final = np.dtype(
         ("level_used", "i8"),
         ("bid_levels", "i8"),
         ("ask_levels", "i8"),
+        ("best_bid", "i8"),  # slot of the best level
+        ("best_ask", "i8"),
         ("expiring", "i8"),
         ("stamp", "i8"),  # rows of the grid with another stamp are void
         ("opened", "i8"),

@@ -4,7 +4,7 @@ from typing import Final
 
 from engine._jit import i64, kernel
 from engine.book import best
-from engine.machine import levels, state_of, trade_rows
+from engine.machine import level_of, state_of, trade_rows
 from engine.state import ASK, BID, NONE, Machine, Record
 from schemas.units import PRICE_SCALE, UNDEF_PRICE
 
@@ -41,7 +41,7 @@ def record_trade(m: Machine, record: Record, lots: int) -> None:
     row.side = sign
     row.sequence = i64(record.sequence)
     bid, ask = best(m, BID), best(m, ASK)
-    row.best_bid_px = UNDEF_PRICE if bid == NONE else levels(m)[bid].px
-    row.best_bid_sz = 0 if bid == NONE else levels(m)[bid].size
-    row.best_ask_px = UNDEF_PRICE if ask == NONE else levels(m)[ask].px
-    row.best_ask_sz = 0 if ask == NONE else levels(m)[ask].size
+    row.best_bid_px = UNDEF_PRICE if bid == NONE else level_of(m, bid).px
+    row.best_bid_sz = 0 if bid == NONE else level_of(m, bid).size
+    row.best_ask_px = UNDEF_PRICE if ask == NONE else level_of(m, ask).px
+    row.best_ask_sz = 0 if ask == NONE else level_of(m, ask).size
