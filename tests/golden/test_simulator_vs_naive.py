@@ -58,4 +58,4 @@ def test_engine_and_oracle_agree_on_a_living_market(seed, orders, records_per_s,
     assert engine.digest() == naive.digest()
     compare.assert_trades_equal(compare.trade_table(outputs), naive.trades)
     compare.assert_mbp10_equal(compare.mbp10_rows(outputs), naive.mbp10)
-    compare.assert_bins_equal(compare.bin_table(outputs, RADIUS), naive.rows, RADIUS)
+    compare.assert_bins_equal(compare.bin_table(outputs, RADIUS), naive.rows, RADIUS, naive.physics.largest)
