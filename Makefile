@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo bench peers test test-long style docs lock clean
+.PHONY: help setup browser demo bench peers test test-long evidence coverage style docs lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -44,6 +44,12 @@ test: setup browser ## all tests but the long ones
 
 test-long: setup browser ## soak, chaos and large seed counts
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+evidence: setup ## 50,000 random examples of the engine against its oracle, logged in docs/evidence; takes long
+	@$(BIN)/python tests/property/evidence.py
+
+coverage: setup ## line coverage of the engine without its compiler; fails below 100 %
+	@$(BIN)/python tests/unit/engine/coverage_run.py
 
 style: setup ## format, then check style, types and layers
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy && $(BIN)/lint-imports

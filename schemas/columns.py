@@ -8,6 +8,7 @@ for vectors. Nothing else about a row is stored anywhere.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -38,18 +39,31 @@ class Column:
     @property
     def numpy_dtype(self) -> np.dtype:
         """Little-endian element type."""
-        return np.dtype(self.dtype).newbyteorder("<")
+        return _numpy_dtype(self.dtype)
 
     @property
     def arrow_type(self) -> pa.DataType:
         """Arrow type: the element, or a fixed-size list of it."""
-        element = pa.from_numpy_dtype(np.dtype(self.dtype))
-        return pa.list_(pa.field("item", element, nullable=False), self.width) if self.width else element
+        return _arrow_type(self.dtype, self.width)
 
     @property
     def row_bytes(self) -> int:
         """Bytes that this column adds to a packed row."""
         return int(self.numpy_dtype.itemsize) * max(1, self.width)
+
+
+# Types are asked for a hundred times for each batch; making them anew took as long as to copy its rows.
+
+
+@cache
+def _numpy_dtype(dtype: str) -> np.dtype:
+    return np.dtype(dtype).newbyteorder("<")
+
+
+@cache
+def _arrow_type(dtype: str, width: int) -> pa.DataType:
+    element = pa.from_numpy_dtype(np.dtype(dtype))
+    return pa.list_(pa.field("item", element, nullable=False), width) if width else element
 
 
 def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> pa.Schema:

@@ -24,8 +24,9 @@ from schemas.envelope import from_headers
 from schemas.mbo import MBO_BYTES, MBO_DTYPE
 from schemas.message import Message
 from sinks.base import Batch, Entry
+from sinks.parquet import writer_options
 from sinks.rows import build_rows
-from sinks.tables import KEY_TEXT, LETTERS, MBO_COLUMNS, TableSpec
+from sinks.tables import LETTERS, MBO_COLUMNS, TableSpec
 
 INDEX_KEY: Final = b"barograph.messages"
 """Key of the message index in the Parquet footer; base64 because readers take metadata for text."""
@@ -56,10 +57,8 @@ def encode_object(batch: Batch) -> bytes:
     rows = build_rows(batch)
     metadata = {INDEX_KEY: base64.b64encode(_encode_index(batch.entries))}
     table = rows.replace_schema_metadata(metadata)
-    words = [f.name for f in table.schema if f.name in KEY_TEXT or f.name in LETTERS]
     out = io.BytesIO()
-    # Dictionaries only for words: trying one on every float vector doubles the time and saves nothing.
-    pq.write_table(table, out, compression="zstd", compression_level=1, use_dictionary=words, write_statistics=True)
+    pq.write_table(table, out, **writer_options(table.schema))
     return out.getvalue()
 
 

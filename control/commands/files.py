@@ -82,7 +82,7 @@ def book(
     if schema != "mbp-10":
         raise UsageError(f"--schema {schema} is not known", remedy="use mbp-10")
     out = Output(as_json)
-    with out.bar("book", "records") as advance:
+    with out.bar("book", "s of market time") as advance:
         result = offline.write_book(file, out_file, tick_px=options.tick_px(tick), on_progress=advance)
     out.result(result)
 
@@ -104,7 +104,7 @@ def grid(
         raise UsageError(f"--emission {emission} is not known", remedy="use active or dense")
     out = Output(as_json)
     config = {"cell_ns": options.cell_ns(cell), "radius": radius, "emission": emission}
-    with out.bar("grid", "records") as advance:
+    with out.bar("grid", "s of market time") as advance:
         manifest = offline.write_grid(
             file, out_dir, config, tick_px=options.tick_px(tick), limit=limit, on_progress=advance
         )

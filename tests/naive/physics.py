@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 MASSES = ("add", "pull", "fill")
 CHAINS = ("add", "pull", "fill", "bid_depth", "ask_depth")
@@ -18,8 +19,14 @@ class Tick:
     last_event_id: int = 0
 
 
+@lru_cache  # nearly all steps are one bin long
 def alpha(tau, dt):
     return -math.expm1(-dt / tau)
+
+
+@lru_cache
+def decay(tau, dt):
+    return math.exp(-dt / tau)
 
 
 class NaivePhysics:
@@ -30,6 +37,7 @@ class NaivePhysics:
         self.centre = None
         self.ticks: dict[int, Tick] = {}
         self.blank = Tick(0, 0)  # what a tick that was never touched looks like
+        self.largest = {f"{order}_{name}": 0.0 for order in "vaj" for name in CHAINS}  # ever, as scale of rounding
 
     def start(self, bin_start):
         self.blank = Tick(bin_start, self.config.cell_ns)
@@ -50,15 +58,16 @@ class NaivePhysics:
     def step(self, tick, dt_ns, flow, depth_change):
         c = self.config
         dt = dt_ns / 1e9
+        alpha_v, alpha_a, alpha_j = alpha(c.tau_v_s, dt), alpha(c.tau_a_s, dt), alpha(c.tau_j_s, dt)
         for name in MASSES:
-            tick.mass[name] = tick.mass[name] * math.exp(-dt / c.tau_mass_s) + flow.get(name, 0)
+            tick.mass[name] = tick.mass[name] * decay(c.tau_mass_s, dt) + flow.get(name, 0)
         for name in CHAINS:
             delta = depth_change.get(name, 0) if "depth" in name else flow.get(name, 0)
             rate = delta / dt
             v, a, j = tick.chain[name]
-            v1 = alpha(c.tau_v_s, dt) * rate + (1 - alpha(c.tau_v_s, dt)) * v
-            a1 = alpha(c.tau_a_s, dt) * (v1 - v) / dt + (1 - alpha(c.tau_a_s, dt)) * a
-            j1 = alpha(c.tau_j_s, dt) * (a1 - a) / dt + (1 - alpha(c.tau_j_s, dt)) * j
+            v1 = alpha_v * rate + (1 - alpha_v) * v
+            a1 = alpha_a * (v1 - v) / dt + (1 - alpha_a) * a
+            j1 = alpha_j * (a1 - a) / dt + (1 - alpha_j) * j
             tick.chain[name] = (v1, a1, j1)
 
     def join(self, tick, flow, depth_change):
@@ -90,6 +99,9 @@ class NaivePhysics:
             tick.last_t = t
         else:
             self.join(tick, flow, change)
+        for name in CHAINS:
+            for order, value in zip("vaj", tick.chain[name], strict=True):
+                self.largest[f"{order}_{name}"] = max(self.largest[f"{order}_{name}"], abs(value))
 
     def set_depth(self, index, depth):
         if self.inside(index):

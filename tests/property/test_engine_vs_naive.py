@@ -1,31 +1,50 @@
 """Random sequences through the kernels and through the slow oracle: both must say the same.
 
-The number of examples is ENGINE_EXAMPLES (150): a few thousand are run when kernels change.
+Settings from the environment:
+
+- ENGINE_EXAMPLES (2000): examples against the oracle; a fifth as many of cuts and restores, a tenth of record times.
+- ENGINE_SEED (another one each time): seed of all examples. A failure prints the command that makes it again.
+- ENGINE_TALLY (none): file to write counts of examples and of the hard cases in them to, JSON.
+
+`make evidence` runs 50,000 examples and writes what they held to docs/evidence/engine-properties.txt.
 """
 
+import json
 import os
+import secrets
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 
 from engine.engine import Engine, EngineConfig, record_times
 from schemas.mbo import MBO_DTYPE
 from schemas.units import UNDEF_PRICE, UNDEF_SIZE, UNDEF_TIMESTAMP
-from tests.naive import compare
+from tests.naive import cases, compare
 from tests.naive.engine import NaiveEngine
 
-EXAMPLES = int(os.environ.get("ENGINE_EXAMPLES", "150"))
+pytestmark = pytest.mark.timeout(36_000)  # 25 ms an example on a quiet core; evidence runs take tens of thousands
+
+EXAMPLES = int(os.environ.get("ENGINE_EXAMPLES", "2000"))
+SEED = int(os.environ.get("ENGINE_SEED", secrets.randbelow(2**32)))
+AGAIN = f"again with: ENGINE_SEED={SEED} ENGINE_EXAMPLES={EXAMPLES} python -m pytest tests/property -k "
+TALLY: Counter = Counter()
+"""Examples by test, and hard cases by name, of this process."""
+
 START_NS = 1_700_000_000 * 10**9 + 37_000_000
 TICK = 250_000_000
 SECOND = 10**9
 DAY = 86_400 * SECOND
 
-SIZES = (1, 2, 3, 5, 10, 0, UNDEF_SIZE, (1 << 31) - 1)
+SIZES = (1, 2, 3, 5, 10, 0, UNDEF_SIZE)
+LARGE_SIZES = (2**31 - 1, 2**31 - 2, 2**31 - 1, 2**30, 10, 0, UNDEF_SIZE)
 FLAGS = (128, 128, 128, 0, 0, 0, 16, 16 + 128, 16 + 2, 16 + 2 + 128, 4, 4 + 128, 2 + 128, 64)
 SNAPSHOT_FLAGS = (32, 32, 32 + 128, 32 + 8, 32 + 4, 32 + 4 + 128)
 STEPS = ("0",) * 6 + ("1ns", "3us", "1ms", "1ms", "7ms", "half", "to end", "cell", "cell", "3 cells", "40 cells")
-RARE_STEPS = ("700 cells", "8 days")
+GAPS = ("a while", "8 days")
 CALLS = {"^": "advance", "!": "flush", "s": "suspect"}
 
 
@@ -42,11 +61,11 @@ PRICE_COUNT = NEAR_COUNT + 8 + 1
 configs = st.builds(
     EngineConfig,
     tick_px=st.just(TICK),
-    bucket=st.sampled_from((1, 1, 1, 2, 3)),
+    bucket=st.sampled_from((1, 1, 2, 3)),
     cell_ns=st.sampled_from((SECOND // 10, SECOND // 10, 7_000_000, SECOND, 60 * SECOND)),
     radius=st.sampled_from((0, 3, 15)),
     n_ticks=st.sampled_from((64, 64, 128)),
-    emission=st.sampled_from(("active", "active", "dense")),
+    emission=st.sampled_from(("active", "dense")),
     mbp10=st.just(True),
 ) | st.builds(
     EngineConfig,
@@ -56,32 +75,54 @@ configs = st.builds(
     mbp10=st.just(True),
 )
 
-ACTIONS = "A" * 24 + "C" * 9 + "M" * 10 + "F" * 8 + "T" * 5 + "RN?" + "^^!sg"
+ACTIONS = "A" * 24 + "C" * 9 + "M" * 10 + "F" * 8 + "T" * 5 + "RRN?" + "^^^!!!sg"
 """Actions of records; and ^ a clock message, ! a flush, s skipped input, g a long gap."""
+SIDES = "B" * 12 + "A" * 12 + "N"
+SIZE_INDEX = (0, 1, 2, 3, 4) * 6 + (5, 5, 6)
+IDS, FLAG_COUNT, ODD_COUNT = 12, 80, 80
+"""Flags: the first six of eighty are of a snapshot. Odd times: six of eighty."""
 
-steps = st.tuples(
-    st.sampled_from(ACTIONS),
-    st.integers(1, 12),  # order id
-    st.sampled_from("B" * 12 + "A" * 12 + "N"),
-    st.integers(0, PRICE_COUNT - 1),
-    st.sampled_from((0, 1, 2, 3, 4) * 5 + (5, 6, 7)),  # size
-    st.integers(0, 79),  # flags; the first six of eighty are of a snapshot
-    st.sampled_from(STEPS),
-    st.integers(0, 79),  # odd times
-)
+
+def make_step(fields):
+    """(action, order id, side, price, size, flags, time step, odd time) of eight bytes.
+
+    One draw of bytes instead of eight of integers: drawing took longer than both engines together, and integers come
+    mostly small, so that rare flags and times were none. Each byte still shrinks by itself.
+    """
+    action, order_id, side, price, size, flags, step, odd = fields
+    return (
+        ACTIONS[action % len(ACTIONS)],
+        1 + order_id % IDS,
+        SIDES[side % len(SIDES)],
+        price % PRICE_COUNT,
+        SIZE_INDEX[size % len(SIZE_INDEX)],
+        flags % FLAG_COUNT,
+        STEPS[step % len(STEPS)],
+        odd % ODD_COUNT,
+    )
+
+
+steps = st.binary(min_size=8, max_size=8).map(make_step)
 plans = st.tuples(
-    st.booleans(),  # calm: prices near each other, no resets, so that books and chains grow old
+    st.sampled_from(("any", "any", "calm", "large")),
     st.sampled_from((1, 20, 60)).flatmap(lambda n: st.lists(steps, min_size=n, max_size=n + 30)),
 )
+"""Kind and steps. Calm: a market that ages, without resets and odd times. Large: sizes to 2^31."""
 
 
 def calmed(step):
-    """The same step without resets, odd times and far prices."""
-    action, order_id, side, price, size, flags, step_name, _ = step
-    return ("A" if action in "Rgs" else action, order_id, side, price % NEAR_COUNT, size, 6 + flags % 70, step_name, 79)
+    """The same step without resets, odd times and far prices; bids seldom above asks."""
+    action, order_id, side, price, size, flags, step_name, odd = step
+    action = "A" if action in "Rgs" else action
+    price %= NEAR_COUNT
+    if price < 9 * 6:
+        price = min(price % 9, 8 - price % 9) if side == "B" else max(price % 9, 8 - price % 9)
+    return action, order_id, side, price, size, 6 + flags % 70, step_name, ODD_COUNT - 1 - odd % 2
 
 
-def step_ns(name, t, cell_ns):
+def step_ns(name, t, config):
+    cell_ns = config.cell_ns
+    while_cells = 60 if config.emission == "dense" else 700  # the oracle visits every bin, and shows each dense one
     return {
         "0": 0,
         "1ns": 1,
@@ -93,16 +134,16 @@ def step_ns(name, t, cell_ns):
         "cell": cell_ns,
         "3 cells": 3 * cell_ns,
         "40 cells": 40 * cell_ns,
-        "700 cells": min(700 * cell_ns, 6 * DAY),
+        "a while": min(while_cells * cell_ns, 6 * DAY),
         "8 days": 8 * DAY,
     }[name]
 
 
-def make_record(step, t, sequence):
+def make_record(step, t, sequence, sizes):
     action, order_id, side, price, size, flags, _, odd = step
     record = np.zeros(1, MBO_DTYPE)[0]
     record["length"], record["rtype"], record["publisher_id"], record["instrument_id"] = 14, 160, 1, 7
-    record["order_id"], record["price"], record["size"] = order_id, prices(price), SIZES[size]
+    record["order_id"], record["price"], record["size"] = order_id, prices(price), sizes[size]
     record["flags"] = SNAPSHOT_FLAGS[flags] if flags < len(SNAPSHOT_FLAGS) else FLAGS[flags % len(FLAGS)]
     record["action"], record["side"] = action.encode(), side.encode()
     record["sequence"], record["ts_in_delta"] = sequence, -sequence
@@ -123,30 +164,36 @@ def make_record(step, t, sequence):
     return record
 
 
-def make_script(plan, cell_ns):
+def make_script(plan, config):
     """The plan as calls: ("records", array), ("advance", t), ("flush",), ("suspect",)."""
-    script, pending, t = [], [], START_NS
-    calm, steps_drawn = plan
-    for sequence, step in enumerate(map(calmed, steps_drawn) if calm else steps_drawn):
-        if step[0] == "g":
-            t += step_ns(RARE_STEPS[step[1] % 2], t, cell_ns)
+    script, pending, t, placed = [], [], START_NS, {}
+    kind, steps_drawn = plan
+    for sequence, step in enumerate(map(calmed, steps_drawn) if kind == "calm" else steps_drawn):
+        action, order_id, side, price, size, flags, step_name, odd = step
+        if action == "g":
+            t += step_ns(GAPS[order_id % 2], t, config)
             continue
-        t += step_ns(step[6], t, cell_ns)
-        if step[0] not in CALLS:
-            pending.append(make_record(step, t, sequence))
+        t += step_ns(step_name, t, config)
+        if action in CALLS:
+            if pending:
+                script.append(("records", np.array(pending, MBO_DTYPE)))
+                pending = []
+            script.append((CALLS[action], t))
             continue
-        if pending:
-            script.append(("records", np.array(pending, MBO_DTYPE)))
-            pending = []
-        script.append((CALLS[step[0]], t))
+        if action == "M" and odd % 2:  # half of the modifies stay where the order was put
+            side, price = placed.get(order_id, (side, price))
+        if action in "AM":
+            placed[order_id] = side, price
+        step = action, order_id, side, price, size, flags, step_name, odd
+        pending.append(make_record(step, t, sequence, LARGE_SIZES if kind == "large" else SIZES))
     if pending:
         script.append(("records", np.array(pending, MBO_DTYPE)))
     return script
 
 
-def run_engine(config, script, rows_max=256, cut=None, restore=False):
-    """All outputs of an engine; records in blocks of `cut`, a fresh engine from a snapshot after each if `restore`."""
-    engine, outputs = Engine(config), []
+def run_engine(config, script, rows_max=256, cut=None, restore_every=0):
+    """All outputs of an engine; records in blocks of `cut`, now and then a fresh engine from a snapshot."""
+    engine, outputs, calls = Engine(config), [], 0
     for name, argument in script:
         if name == "suspect":
             engine.mark_suspect()
@@ -161,35 +208,51 @@ def run_engine(config, script, rows_max=256, cut=None, restore=False):
                 while start < len(block):
                     output, start = engine.apply(block, start, rows_max)
                     outputs.append(output)
-                    if restore:
+                    calls += 1
+                    if restore_every and calls % restore_every == 0:
                         engine = Engine.restore(engine.snapshot())
     return engine, outputs
 
 
-def run_naive(config, script):
-    naive = NaiveEngine(config)
+def run_naive(config, script, tally):
+    """The oracle after a script; what hard cases the script held is added to `tally`."""
+    naive, gone = NaiveEngine(config), set()
+    tally.update(cases.of_config(config))
     for name, argument in script:
-        if name == "advance":
-            naive.advance(argument)
-        elif name == "flush":
-            naive.flush()
-        elif name == "suspect":
-            naive.suspect()
-        else:
-            for record in argument:
+        for record in argument if name == "records" else (None,):
+            before = cases.watched(naive)
+            if name == "records":
+                tally.update(cases.of_record(naive, record, gone))
                 naive.apply(record)
+            else:
+                tally.update(cases.of_call(naive, name))
+                getattr(naive, name)(*([argument] if name == "advance" else []))
+            tally.update(cases.of_book(naive, before))
     return naive
 
 
-common = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+def examples(share):
+    """Settings for a share of the examples."""
+    return settings(max_examples=max(1, EXAMPLES // share), deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@common
+@pytest.fixture(scope="module", autouse=True)
+def tally():
+    """Writes the tally when all is done, if that is wanted."""
+    yield
+    if path := os.environ.get("ENGINE_TALLY"):
+        Path(path).write_text(json.dumps(TALLY, indent=1, sort_keys=True))
+
+
+@seed(SEED)
+@examples(1)
 @given(configs, plans)
 def test_engine_says_what_the_oracle_says(config, plan):
-    script = make_script(plan, config.cell_ns)
+    note(f"{AGAIN}oracle\n{plan}")
+    TALLY["examples: oracle"] += 1
+    script = make_script(plan, config)
     engine, outputs = run_engine(config, script)
-    naive = run_naive(config, script)
+    naive = run_naive(config, script, TALLY)
 
     assert engine.counters == naive.counters
     assert engine.records == naive.events
@@ -199,35 +262,44 @@ def test_engine_says_what_the_oracle_says(config, plan):
     assert engine.digest() == naive.digest()
     for side in "BA":
         assert [tuple(level) for level in engine.levels(side).tolist()] == naive.book.levels(side)
-    for order_id in range(10):
+    for order_id in range(IDS + 2):
         assert engine.queue_position(order_id) == naive.book.queue_position(order_id)
     compare.assert_trades_equal(compare.trade_table(outputs), naive.trades)
     compare.assert_mbp10_equal(compare.mbp10_rows(outputs), naive.mbp10)
-    compare.assert_bins_equal(compare.bin_table(outputs, config.radius), naive.rows, config.radius)
+    table = compare.bin_table(outputs, config.radius)
+    compare.assert_bins_equal(table, naive.rows, config.radius, naive.physics.largest)
 
 
-@common
-@given(configs, plans, st.integers(1, 9), st.integers(1, 5), st.booleans())
-def test_cuts_and_restores_do_not_show(config, plan, cut, rows_max, restore):
-    script = make_script(plan, config.cell_ns)
+@seed(SEED)
+@examples(5)
+@given(configs, plans, st.integers(1, 9), st.integers(1, 5), st.sampled_from((0, 1, 3, 7)))
+def test_cuts_and_restores_do_not_show(config, plan, cut, rows_max, restore_every):
+    note(f"{AGAIN}cuts\n{plan}")
+    TALLY["examples: cuts and restores"] += 1
+    script = make_script(plan, config)
     whole, expected = run_engine(config, script)
-    pieces, found = run_engine(config, script, rows_max, cut, restore)
+    pieces, found = run_engine(config, script, rows_max, cut, restore_every)
 
     for table in (lambda o: compare.bin_table(o, config.radius), compare.trade_table):
+        ours = table(found)
         for name, column in table(expected).items():
-            assert column.tobytes() == table(found)[name].tobytes(), name
+            assert column.tobytes() == ours[name].tobytes(), name
     assert compare.mbp10_rows(expected).tobytes() == compare.mbp10_rows(found).tobytes()
     assert whole.snapshot() == pieces.snapshot()
 
 
-@common
+@seed(SEED)
+@examples(10)
 @given(plans)
 def test_record_times_are_the_engine_times(plan):
-    records = [r for name, block in make_script(plan, SECOND) if name == "records" for r in block]
+    note(f"{AGAIN}times\n{plan}")
+    TALLY["examples: record times"] += 1
+    config = EngineConfig(tick_px=TICK, cell_ns=SECOND, radius=0)
+    records = [r for name, block in make_script(plan, config) if name == "records" for r in block]
     if not records:
         return
     records = np.array(records, MBO_DTYPE)
-    engine = Engine(EngineConfig(tick_px=TICK, cell_ns=SECOND))
+    engine = Engine(config)
     times = []
     for i in range(len(records)):
         start = 0
@@ -236,3 +308,22 @@ def test_record_times_are_the_engine_times(plan):
         times.append(engine.t_ns)
     assert record_times(records, None, SECOND).tolist() == times
     assert record_times(records, times[-1], SECOND).tolist() == [max(times[-1], t) for t in times]
+
+
+def test_random_sequences_hold_every_hard_case():
+    """Of a fixed couple of hundred examples; the same strategies make those of the tests above."""
+    held, last = Counter(), Counter()
+
+    @seed(1)
+    @settings(
+        max_examples=200, suppress_health_check=list(HealthCheck), database=None, deadline=None, phases=[Phase.generate]
+    )
+    @given(configs, plans)
+    def add_up(config, plan):
+        last.clear()
+        run_naive(config, make_script(plan, config), last)
+        held.update(set(last))
+
+    add_up()
+    assert set(held) == set(cases.CASES)
+    assert {name: n for name, n in held.items() if n < 3} == {}, "examples that hold it, of 200"
