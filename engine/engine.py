@@ -160,6 +160,7 @@ class Engine:
 
         Raises:
             BadRecordsError: the records cannot be applied; nothing has changed.
+            TooManyOrdersError: the book outgrew its index; the engine is to be thrown away.
         """
         check_array(records)
         count = len(records)

@@ -3,7 +3,7 @@
 EngineError
 +-- ConfigError         a setting outside its range
 +-- BadRecordsError     records that cannot be applied; the engine's state is as it was before the call
-+-- TooManyOrdersError  one book would need more orders than its index can hold
++-- TooManyOrdersError  one book would need more orders than its index can hold; what came before them is applied
 +-- SnapshotError       bytes that are no snapshot of this engine, or of another version
 """
 
@@ -41,7 +41,7 @@ class BadRecordsError(EngineError, ValueError):
 
 
 class TooManyOrdersError(EngineError):
-    """A book would hold more orders than the order index has room for.
+    """A book would hold more orders than the order index has room for; the engine is to be thrown away.
 
     Attributes:
         orders_max: How many that is.

@@ -48,7 +48,7 @@ _typeless: Any = numba
 carray: Callable[[Any, tuple[int, ...], Any], np.ndarray] = _typeless.carray
 
 if _typeless.config.DISABLE_JIT:  # kernels run as Python: slowly, to see which of their lines tests reach
-    np.seterr(over="ignore")  # products of hashes wrap around, as in kernels
+    np.seterr(over="ignore", invalid="ignore")  # as in kernels: hashes wrap around, inf - inf is told by its result
 
     def _pointer(address: int) -> Any:
         return ctypes.c_void_p(int(address))

@@ -100,11 +100,11 @@ def test_tables_grow_without_a_trace():
     worst_first = range(count - 1, -1, -1)  # each one is the new best: the short way in any ladder
     rows = [(b"A", b"B", i + 1, 10_000 - i, 1 + i % 7, SECOND + n, F_LAST) for n, i in enumerate(worst_first)]
     rows.append((b"A", b"A", count + 1, 10_001, 1, SECOND + count, F_LAST))
-    rows += [(b"C", b"B", i + 1, 0, 0, 2 * SECOND + i, F_LAST) for i in range(0, count, 2)]
+    rows += [(b"C", b"B", i + 1, 0, 0, 2 * SECOND + i, F_LAST) for i in range(0, 200, 2)]
     engine = Engine(EngineConfig(tick_px=TICK))
     output, consumed = engine.apply(records(*rows))
     assert consumed == len(rows)
-    assert (engine.orders, engine.bid_levels, engine.ask_levels) == (count // 2 + 1, count // 2, 1)
+    assert (engine.orders, engine.bid_levels, engine.ask_levels) == (count - 99, count - 100, 1)
     assert engine.best_bid_px == 9_999 * TICK
     first = {name: column[0] for name, column in output.bins.items()}
     expected = [1 + (10_000 - tick) % 7 for tick in range(first["spot_tick"] - 50, 10_001)]
