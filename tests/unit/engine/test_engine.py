@@ -96,7 +96,7 @@ def test_read_only_and_foreign_memory_is_taken():
 
 def test_tables_grow_without_a_trace():
     """Thousands of orders and levels on one side, so that no centre is known, then the other side."""
-    count = 1_300 if numba.config.DISABLE_JIT else 5_000  # coverage is taken without the compiler
+    count = 1_100 if numba.config.DISABLE_JIT else 5_000  # coverage is taken without the compiler
     worst_first = range(count - 1, -1, -1)  # each one is the new best: the short way in any ladder
     rows = [(b"A", b"B", i + 1, 10_000 - i, 1 + i % 7, SECOND + n, F_LAST) for n, i in enumerate(worst_first)]
     rows.append((b"A", b"A", count + 1, 10_001, 1, SECOND + count, F_LAST))

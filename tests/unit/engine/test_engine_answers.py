@@ -101,3 +101,61 @@ def test_a_side_without_quotes_has_undefined_prices_in_its_bin():
     row = {name: column[0] for name, column in output.bins.items()}
     assert (row["best_ask_px"], row["mid_px"], row["spot_tick"]) == (UNDEF_PRICE, UNDEF_PRICE, 0)
     assert not row["bid_depth"].any(), "without a mid there is no grid to show"
+
+
+def test_a_trade_without_an_aggressor_and_a_fill_of_nothing():
+    engine = Engine(EngineConfig(tick_px=TICK))
+    records = adds((b"B", 10, 4, SECOND, F_LAST), (b"N", 10, 3, SECOND, 0), (b"B", 10, 2, SECOND, F_LAST))
+    records["action"] = [b"A", b"T", b"F"]
+    records["order_id"][2], records["price"][2] = 99, UNDEF_PRICE
+    output, _ = engine.apply(records)
+    assert output.trades["side"].tolist() == [0]
+    output, _ = engine.flush()
+    assert (output.bins["trade_none_sz"][0], output.bins["fill_count"][0]) == (3, 0)
+
+
+def test_orders_are_found_while_others_leave():
+    """Ids that share places in the index: many, at random, half of them leaving in random order."""
+    random = np.random.default_rng(5)
+    count = 450  # close below where the table grows
+    records = adds(*[(b"B", 1000 + n, 1, SECOND, F_LAST) for n in range(count)])
+    records["order_id"] = random.integers(0, 2**64, count, np.uint64)
+    engine = Engine(EngineConfig(tick_px=TICK))
+    engine.apply(records)
+    left = list(records["order_id"])
+    for i in random.permutation(count)[: count - 20]:
+        gone = records[i : i + 1].copy()
+        gone["action"] = b"C"
+        engine.apply(gone)
+        left.remove(gone["order_id"][0])
+        assert engine.queue_position(int(gone["order_id"][0])) is None
+        assert all(engine.queue_position(int(order_id)) == (0, 0) for order_id in (*left[:3], *left[-3:]))
+    assert all(engine.queue_position(int(order_id)) == (0, 0) for order_id in left)
+    assert engine.orders == 20
+
+
+def test_ticks_far_apart_before_there_is_a_window():
+    """One side alone, at ticks that any table of a power of two maps to one place."""
+    ticks = [10 + (n << 20) for n in range(8)]
+    engine = Engine(EngineConfig(tick_px=TICK, n_ticks=8, radius=1))
+    engine.apply(adds(*[(b"B", tick, 2 + n, SECOND + n, F_LAST) for n, tick in enumerate(ticks)]))
+    engine.apply(adds((b"A", ticks[-1] + 1, 50, SECOND + 9, F_LAST)))
+    output, _ = engine.flush()
+    assert output.bins["spot_tick"].tolist() == [ticks[-1] + 1]
+    assert output.bins["bid_depth"].tolist() == [[9, 0, 0]]
+
+
+def test_a_window_that_moves_while_a_snapshot_comes_in():
+    engine = Engine(EngineConfig(tick_px=TICK, n_ticks=8, radius=1))
+    engine.apply(adds((b"B", 10, 4, SECOND, F_LAST), (b"A", 11, 5, SECOND, F_LAST)))
+    engine.advance(SECOND + CELL)
+    far = adds(
+        (b"B", 1000, 4, SECOND + CELL, F_SNAPSHOT),
+        (b"A", 1001, 5, SECOND + CELL, F_SNAPSHOT),
+        (b"A", 1001, 6, SECOND + 3 * CELL, F_SNAPSHOT | F_LAST),
+    )
+    output, _ = engine.apply(far)
+    assert output.bins["book_state"].tolist() == [1], "SNAPSHOT at the bin's end"
+    assert not output.bins["ask_depth"].any(), "no depth until the snapshot is whole"
+    output, _ = engine.flush()
+    assert output.bins["ask_depth"].sum() == 11
