@@ -48,7 +48,7 @@ def lacking(node: ast.FunctionDef) -> list[str]:
     """What a function's docstring does not say."""
     doc = ast.get_docstring(node) or ""
     args = [a.arg for a in (*node.args.args, *node.args.kwonlyargs) if a.arg not in GIVEN]
-    sentence = "kernel" in names(node.decorator_list) and len(args) <= SENTENCE_INPUTS_MAX
+    sentence = bool({"kernel", "inlined"} & names(node.decorator_list)) and len(args) <= SENTENCE_INPUTS_MAX
     found = [] if doc else ["a docstring"]
     if args and not sentence:
         told = section(doc, "Args")
