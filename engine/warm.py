@@ -1,6 +1,6 @@
 """Compile every kernel once, so that the first record of a process does not wait half a minute.
 
-An installation runs `python -m engine.warm`; the machine code then lies in numba's cache beside the sources. Processes
+An installation runs `python -m control.warm`; the machine code then lies in numba's cache beside the sources. Processes
 that start at once without it each compile for themselves and write equal files, see `_jit`.
 """
 
@@ -35,7 +35,3 @@ def warm() -> None:
     gold = Gold(GoldConfig(), engine.config.cell_ns, engine.config.tick_px, engine.config.radius)
     gold.apply(output.bins)
     Gold.restore(gold.snapshot())
-
-
-if __name__ == "__main__":
-    warm()
