@@ -190,9 +190,9 @@ class Memory:
             TooManyOrdersError: the order index cannot hold more; nothing has changed.
         """
         m, arrays = self.m, self.arrays
-        if 2 * m["orders"] >= m["order_room"]:
-            if 2 * m["order_room"] > order_index.ORDERS_MAX:
-                raise TooManyOrdersError(order_index.ORDERS_MAX)
+        if m["orders"] == m["order_room"] == order_index.ORDERS_MAX:
+            raise TooManyOrdersError(order_index.ORDERS_MAX)
+        if 2 * m["orders"] >= m["order_room"] < order_index.ORDERS_MAX:
             arrays["orders"] = _doubled(arrays["orders"])
             arrays["places"] = _empty_places(len(arrays["orders"]))
             self._bind()
