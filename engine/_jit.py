@@ -59,7 +59,14 @@ def _compiled(fn: Callable[P, R], inline: bool) -> Callable[P, R]:
 
 
 def kernel(fn: Callable[P, R]) -> Callable[P, R]:
-    """Compile a function of arrays and scalars with the policy above; its type stays that of the Python function."""
+    """Compile a function of arrays and scalars with the policy above.
+
+    Args:
+        fn: Function in the subset of Python that numba compiles in nopython mode; it is compiled at its first call.
+
+    Returns:
+        The compiled function, whose static type stays that of `fn`; `fn` itself where NUMBA_DISABLE_JIT is set.
+    """
     return _compiled(fn, inline=False)
 
 
@@ -68,6 +75,12 @@ def inlined(fn: Callable[P, R]) -> Callable[P, R]:
 
     A call between kernels passes its result through memory and tests for an error, which is a fifth of the time of a
     record on that path; elsewhere it costs nothing that matters, and inlining would cost time of compilation.
+
+    Args:
+        fn: As for `kernel`.
+
+    Returns:
+        As from `kernel`; called from Python it does the same.
     """
     return _compiled(fn, inline=True)
 

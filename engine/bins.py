@@ -27,7 +27,7 @@ _MOVE_MAX: Final = (1 << 31) - 1
 
 @kernel
 def best_px(m: Machine, side: int) -> int:
-    """Best price of a side; UNDEF_PRICE if it is empty."""
+    """Best price of a side (BID or ASK), 1e-9; UNDEF_PRICE if it is empty."""
     slot = l3.best(m, side)
     return UNDEF_PRICE if slot == NONE else i64(level_of(m, slot).px)
 
@@ -96,7 +96,7 @@ def _write_sums(state: Record, row: Record) -> None:
 
 @kernel
 def clear_sums(state: Record) -> None:
-    """Start the sums of a bin."""
+    """Set the sums of the open bin in a state record (STATE_DTYPE) to zero."""
     state.event_count = 0
     state.trade_count = 0
     state.trade_buy_sz = 0
@@ -162,7 +162,7 @@ def close_bin(m: Machine, emit: bool) -> None:
 
 @kernel
 def close_bins(m: Machine, target: int) -> bool:
-    """Close every bin before `target`, emitting those that are due.
+    """Close every bin before number `target`, emitting those that are due.
 
     Returns:
         False if the buffer of rows is full; the call is then to be repeated with an empty one.

@@ -31,7 +31,7 @@ _NEAR: Final = 12
 
 @inlined
 def level_count(m: Machine, side: int) -> int:
-    """Levels of a side."""
+    """Number of levels, by exact price, of a side (BID or ASK)."""
     return i64(m.bid_levels if side == BID else m.ask_levels)
 
 
@@ -116,7 +116,7 @@ def _drop_level(m: Machine, slot: int) -> None:
 
 @inlined
 def hint_of(px: int) -> int:
-    """Where the level of a price is remembered."""
+    """Where in `hints` the level of a price (1e-9) is remembered, 0 to HINTS - 1; other prices may share the place."""
     return i64((np.uint64(px) * GOLDEN) >> np.uint64(64 - HINT_BITS))
 
 
@@ -176,7 +176,15 @@ def _unlink(m: Machine, slot: int) -> None:
 
 @inlined
 def insert(m: Machine, order_id: np.uint64, side: int, px: int, size: int, synthetic: bool) -> int:
-    """Put a new order, whose id does not rest, at the back of its level.
+    """Put a new order at the back of its level, which is made if it is not there.
+
+    Args:
+        m: The engine, with room for an order and a level.
+        order_id: Its id, uint64, which does not rest.
+        side: BID or ASK.
+        px: Exact price, 1e-9, defined.
+        size: Lots, > 0.
+        synthetic: Whether it stands for a whole level of an L2 venue.
 
     Returns:
         Its slot.
@@ -216,7 +224,7 @@ def _leave_level(m: Machine, slot: int) -> None:
 
 @inlined
 def remove(m: Machine, slot: int) -> None:
-    """Delete an order."""
+    """Delete the order in a slot, which becomes free; its level goes with the last order."""
     drop(m, order_of(m, slot).id, slot)
     _leave_level(m, slot)
     order_of(m, slot).next = m.order_free
@@ -226,7 +234,15 @@ def remove(m: Machine, slot: int) -> None:
 
 @inlined
 def move(m: Machine, slot: int, side: int, px: int, size: int) -> None:
-    """Give an order another price, side and size; it goes to the back of its new level and loses pending fills."""
+    """Give an order another price, side and size; it goes to the back of its new level and loses pending fills.
+
+    Args:
+        m: The engine, with room for a level.
+        slot: The order's.
+        side: Its new side, BID or ASK.
+        px: Its new exact price, 1e-9, defined.
+        size: Its new size, lots, > 0.
+    """
     _leave_level(m, slot)
     order = order_of(m, slot)
     order.size = size
@@ -240,7 +256,10 @@ def move(m: Machine, slot: int, side: int, px: int, size: int) -> None:
 
 @inlined
 def resize(m: Machine, slot: int, size: int) -> None:
-    """Change the size of an order; a larger one loses its place in the queue, a smaller one keeps it."""
+    """Change the size of the order in a slot to `size` > 0 lots.
+
+    An order that becomes larger goes to the back of its queue, any other keeps its place.
+    """
     order = order_of(m, slot)
     old = i64(order.size)
     level_of(m, order.level).size += size - old
@@ -271,7 +290,10 @@ def clear(m: Machine) -> None:
 
 @inlined
 def add_pending(m: Machine, slot: int, size: int) -> None:
-    """Note that `size` lots of an order were filled, which the cancel or modify to come will take off."""
+    """Note that `size` >= 0 lots of the order in a slot were filled, which the cancel or modify to come will take off.
+
+    A synthetic order is listed, since its fills expire with the bin.
+    """
     order = order_of(m, slot)
     if order.pending == SYNTHETIC and size > 0:
         expiring(m)[m.expiring] = slot
@@ -281,7 +303,7 @@ def add_pending(m: Machine, slot: int, size: int) -> None:
 
 @inlined
 def take_pending(order: Record, removed: int) -> int:
-    """Set lots taken off an order against its pending fills.
+    """Set `removed` lots taken off an order (an element of ORDER_DTYPE) against its pending fills.
 
     Returns:
         Lots that were pulled, not filled.
@@ -303,7 +325,7 @@ def expire_pending(m: Machine) -> None:
 
 @kernel
 def queue_ahead(m: Machine, slot: int) -> tuple[int, int]:
-    """Lots and orders before an order in the queue of its level."""
+    """Lots and orders before the order in a slot, in the queue of its level; takes a look at each of them."""
     lots = 0
     count = 0
     ahead = i64(order_of(m, slot).prev)

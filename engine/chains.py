@@ -14,7 +14,8 @@ Without input the step is linear in (v, a, j) and is one lower-triangular 3x3 ma
     | -alpha_j alpha_a alpha_v / dt^2      -alpha_j alpha_a / dt 1 - alpha_j |
 
 so m silent bins are its m-th power. Powers come from a table by the base-64 digits of m: entry [i, d] is the matrix to
-the power d * 64^i, as (v<-v, a<-v, a<-a, j<-v, j<-a, j<-j). Two digits, one product, reach 4,095 bins.
+the power d * 64^i, as (v<-v, a<-v, a<-a, j<-v, j<-a, j<-j). Two digits, one product, reach 4,095 bins. (Powers of one
+base by digits: Knuth, TAOCP vol. 2, 4.6.3.)
 """
 
 from typing import Final
@@ -101,7 +102,7 @@ def _entry(table: np.ndarray, digit: int, d: int) -> tuple[float, float, float, 
 
 @kernel
 def power(m: Machine, bins: int) -> tuple[float, float, float, float, float, float]:
-    """Matrix of `bins` >= 0 silent bins."""
+    """Matrix of `bins` >= 0 silent bins, as (v<-v, a<-v, a<-a, j<-v, j<-a, j<-j), from the table of `fill_powers`."""
     table = powers(m)
     result = _entry(table, 0, bins & (POWER_BASE - 1))
     bins //= POWER_BASE

@@ -18,7 +18,15 @@ _ORDER: Final = np.dtype([("id", "<u8"), ("size", "<u4")])
 
 
 def book_digest(memory: Memory) -> str:
-    """Hash of the book, 64 hex digits."""
+    """Hash of the book.
+
+    Args:
+        memory: Of an engine; it is not changed.
+
+    Returns:
+        SHA-256 as 64 lower-case hex digits, over the bytes that this module describes; that of no bytes for an empty
+        book.
+    """
     sides, orders = walk_book(memory)
     packed = np.zeros(len(orders), _ORDER)
     packed["id"], packed["size"] = orders["id"], orders["size"]

@@ -131,7 +131,11 @@ class Output(NamedTuple):
 
 
 class Engine:
-    """Order book and physics of one instrument."""
+    """Order book and physics of one instrument.
+
+    Attributes:
+        config: Settings, which do not change.
+    """
 
     def __init__(self, config: EngineConfig) -> None:
         """An engine that has seen nothing."""
@@ -149,8 +153,10 @@ class Engine:
         """Apply records in order.
 
         Args:
-            records: Contiguous array of `schemas.mbo.MBO_DTYPE`, of one instrument.
-            start: Index of the first record to apply.
+            records: Contiguous array of `schemas.mbo.MBO_DTYPE`, shape (n,), with one `instrument_id`; n may be 0. Its
+                missing values are DBN's: UNDEF_PRICE, UNDEF_SIZE, UNDEF_TIMESTAMP. A later call may bring another
+                `instrument_id`, since venues number symbols anew from day to day.
+            start: Index of the first record to apply, 0 to n.
             rows_max: The call returns before it would write more rows of bins than this; likewise at fixed numbers of
                 trades and MBP-10 records.
 
@@ -159,7 +165,10 @@ class Engine:
             stay where it was, with rows, when a long gap precedes a record.
 
         Raises:
-            BadRecordsError: the records cannot be applied; nothing has changed.
+            BadRecordsError: the records cannot be applied, told by `records.complaint` (one record) or
+                `records.check_array` (the array); nothing has changed.
+            IndexError: `start` lies outside the records; nothing has changed.
+            ValueError: `rows_max` is below 1; nothing has changed.
             TooManyOrdersError: the book outgrew its index; the engine is to be thrown away.
         """
         check_array(records)
@@ -177,11 +186,15 @@ class Engine:
         A time before the engine's is ignored. Before the first record it only sets the time below which records are
         lifted.
 
+        Args:
+            t_ns: Time, ns since the epoch.
+            rows_max: The call returns before it would write more rows of bins than this.
+
         Returns:
             The rows, and whether the clock has arrived; else call again with the same time.
 
         Raises:
-            ValueError: the time is negative or at least 2^62 ns; nothing has changed.
+            ValueError: the time is negative or at least 2^62 ns, or `rows_max` is below 1; nothing has changed.
         """
         if not 0 <= t_ns < TIME_LIMIT_NS:
             raise ValueError(f"t_ns is {t_ns}; a clock message lies between 1970 and 2116")
@@ -191,14 +204,23 @@ class Engine:
     def flush(self, rows_max: int = ROWS_MAX_DEFAULT) -> tuple[Output, bool]:
         """Take the end of input: the open bin closes if it holds a record, and engine time becomes its end.
 
+        Args:
+            rows_max: Rows of bins that the buffers are made for; a flush writes one at most.
+
         Returns:
             The rows, and whether all is done; else call again.
+
+        Raises:
+            ValueError: `rows_max` is below 1; nothing has changed.
         """
         _, status = self._run(driver.FLUSH, rows_max)
         return self._output(), status == driver.DONE
 
     def mark_suspect(self) -> None:
-        """Input was skipped: the book is SUSPECT until the next clear or snapshot."""
+        """Say that input was skipped: the book is SUSPECT until the next clear or snapshot.
+
+        `epoch` rises unless the book is SUSPECT already; a snapshot that is being received ends in SUSPECT instead.
+        """
         driver.suspect(self._memory.m)
 
     def _run(
@@ -233,12 +255,18 @@ class Engine:
     # -- state ---------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> bytes:
-        """Everything the engine knows, settings included; equal engines give equal bytes."""
+        """Everything the engine knows, settings included, as `engine.snapshot` says; equal engines give equal bytes."""
         return snapshot.dump(self._memory, asdict(self.config))
 
     @classmethod
     def restore(cls, data: bytes) -> "Engine":
         """The engine that `snapshot` described; it goes on bit for bit.
+
+        Args:
+            data: What `snapshot` gave.
+
+        Returns:
+            An engine of its own, with the settings in the bytes.
 
         Raises:
             SnapshotError: the bytes are no snapshot, damaged, or of another version.
@@ -249,11 +277,21 @@ class Engine:
         return engine
 
     def digest(self) -> str:
-        """Hash of the book, see `digest`; equal books have equal digests."""
+        """Hash of the book, SHA-256 as 64 hex digits, see `digest`; equal books have equal digests."""
         return book_digest(self._memory)
 
     def queue_position(self, order_id: int) -> tuple[int, int] | None:
-        """Lots and orders ahead of an order at its level; None if it does not rest."""
+        """How much stands before an order at its level, by price-time priority.
+
+        Args:
+            order_id: The venue's id, 0 to 2^64 - 1.
+
+        Returns:
+            Lots and orders ahead of it; None if it does not rest.
+
+        Raises:
+            OverflowError: the id is outside uint64.
+        """
         slot = find(self._memory.m, np.uint64(order_id))
         if slot == NONE:
             return None
@@ -261,7 +299,17 @@ class Engine:
         return int(lots), int(orders)
 
     def levels(self, side: Literal["B", "A"]) -> np.ndarray:
-        """All levels of a side, best first: array of LEVEL_TABLE_DTYPE."""
+        """All levels of a side, by exact price.
+
+        Args:
+            side: "B" for bids, "A" for asks.
+
+        Returns:
+            Array of LEVEL_TABLE_DTYPE, shape (levels,), best first; it is the caller's. Empty if the side is.
+
+        Raises:
+            KeyError: the side is neither.
+        """
         index = {"B": BID, "A": ASK}[side]
         flat = np.zeros((self.bid_levels if index == BID else self.ask_levels, 3), np.int64)
         l3.top_levels(self._memory.m, index, flat, 0)

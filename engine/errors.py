@@ -3,6 +3,7 @@
 EngineError
 +-- ConfigError         a setting outside its range
 +-- BadRecordsError     records that cannot be applied; the engine's state is as it was before the call
++-- BadBinsError        rows of bins that gold cannot take; its state is as it was before the call
 +-- TooManyOrdersError  one book would need more orders than its index can hold; what came before them is applied
 +-- SnapshotError       bytes that are no snapshot of this engine, or of another version
 """
@@ -13,10 +14,10 @@ class EngineError(Exception):
 
 
 class ConfigError(EngineError, ValueError):
-    """A setting is outside its range.
+    """A setting of an engine or of gold is outside its range.
 
     Attributes:
-        setting: Name of the field of `EngineConfig`.
+        setting: Name of the field of `EngineConfig` or `GoldConfig`, or of the argument of `Gold`.
         value: What it was.
     """
 
@@ -40,6 +41,20 @@ class BadRecordsError(EngineError, ValueError):
         super().__init__(what if index < 0 else f"record {index}: {what}")
 
 
+class BadBinsError(EngineError, ValueError):
+    """Rows of bins that gold cannot take; nothing has changed.
+
+    Attributes:
+        index: Position of the first bad row, or -1 if a column as a whole is wrong.
+        what: What is wrong.
+    """
+
+    def __init__(self, index: int, what: str) -> None:
+        self.index = index
+        self.what = what
+        super().__init__(what if index < 0 else f"row {index}: {what}")
+
+
 class TooManyOrdersError(EngineError):
     """A book would hold more orders than the order index has room for; the engine is to be thrown away.
 
@@ -53,4 +68,4 @@ class TooManyOrdersError(EngineError):
 
 
 class SnapshotError(EngineError, ValueError):
-    """Bytes that this engine cannot restore."""
+    """Bytes that cannot be restored: no snapshot of an engine or of gold, damaged, or of another version."""

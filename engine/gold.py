@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from engine import gold_rows
-from engine.errors import ConfigError, EngineError, SnapshotError
+from engine.errors import BadBinsError, ConfigError, SnapshotError
 from engine.gold_rows import INPUTS, KEY_DTYPE, ORDERS, SETTINGS_DTYPE, STATE_DTYPE, Memory
 from schemas import bins, gold
 from schemas.columns import Table
@@ -185,22 +185,15 @@ def _encoded(value: float | str | tuple[float, ...]) -> str:
     return ",".join(struct.pack(">d", number).hex() for number in numbers)
 
 
-class BadBinsError(EngineError, ValueError):
-    """Rows of bins that gold cannot take; nothing has changed.
+class Gold:
+    """Pressure, vacuum, composite, differences, flow score and state5 of one instrument.
 
     Attributes:
-        index: Position of the first bad row, or -1 if a column as a whole is wrong.
-        what: What is wrong.
+        config: Settings, which do not change.
+        cell_ns: Width of a bin, ns.
+        unit_px: Price width of one tick of the grid, 1e-9.
+        radius: Ticks on each side of the mid.
     """
-
-    def __init__(self, index: int, what: str) -> None:
-        self.index = index
-        self.what = what
-        super().__init__(what if index < 0 else f"row {index}: {what}")
-
-
-class Gold:
-    """Pressure, vacuum, composite, differences, flow score and state5 of one instrument."""
 
     def __init__(self, config: GoldConfig, cell_ns: int, unit_px: int, radius: int) -> None:
         """Gold that has seen nothing.
@@ -315,6 +308,12 @@ class Gold:
     @classmethod
     def restore(cls, data: bytes) -> "Gold":
         """The gold that `snapshot` described; it goes on bit for bit.
+
+        Args:
+            data: What `snapshot` gave.
+
+        Returns:
+            A gold of its own, with the settings in the bytes.
 
         Raises:
             SnapshotError: the bytes are no snapshot, damaged, or of another version.

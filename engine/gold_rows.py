@@ -135,7 +135,12 @@ BAD_SIGN: Final = 4
 
 @kernel
 def first_bad(memory: Memory, keys: np.ndarray) -> tuple[int, int]:
-    """Index of the first row that gold cannot take, and why; -1 and FITS if there is none. Changes nothing."""
+    """Index of the first of `keys` (KEY_DTYPE) that gold cannot take, and why; -1 and FITS if there is none.
+
+    Nothing is changed. The reasons: NOT_RISING, bin_seq is not above that of the row before; OTHER_CELL, the row does
+    not start at bin_seq times the width of a bin; OTHER_UNIT, its spot_tick is not the nearest tick of its mid_px;
+    BAD_SIGN, a sign is not -1, 0 or 1.
+    """
     settings = memory.settings[0]
     seen_seq = memory.state[0].seen_seq
     for i in range(len(keys)):

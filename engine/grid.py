@@ -73,7 +73,16 @@ def _rows(m: Machine) -> np.ndarray:
 
 @inlined
 def in_window(tick: int, centre: int, n_ticks: int) -> bool:
-    """Whether a tick lies in [centre - n/2, centre + n/2)."""
+    """Whether a tick lies in [centre - n/2, centre + n/2).
+
+    Args:
+        tick: Grid tick.
+        centre: Grid tick in the middle of the window.
+        n_ticks: Length n of the window, even.
+
+    Returns:
+        True inside.
+    """
     offset = tick - centre + n_ticks // 2
     return 0 <= offset < n_ticks
 
@@ -219,7 +228,7 @@ def touch(m: Machine, tick: int, add: int, pull: int, fill: int, bid: int, ask: 
 
     Args:
         m: The engine.
-        tick: Grid tick.
+        tick: Grid tick; outside the window nothing happens.
         add: Lots added.
         pull: Lots pulled.
         fill: Lots filled.
@@ -252,7 +261,14 @@ def touch(m: Machine, tick: int, add: int, pull: int, fill: int, bid: int, ask: 
 
 @kernel
 def shift_depth(m: Machine, tick: int, bid: int, ask: int) -> None:
-    """Follow a change of the book that is no event of the market: depth moves, nothing else does."""
+    """Follow a change of the book that is no event of the market: depth moves, nothing else does.
+
+    Args:
+        m: The engine.
+        tick: Grid tick; outside the window nothing happens.
+        bid: Change of bid depth, lots.
+        ask: Change of ask depth, lots.
+    """
     place = _open_row(m, tick)
     if place != NONE:
         rows = _rows(m)
@@ -262,7 +278,7 @@ def shift_depth(m: Machine, tick: int, bid: int, ask: int) -> None:
 
 @kernel
 def void(m: Machine, t_ns: int) -> None:
-    """Set every tick to zero at a time."""
+    """Set every tick to zero at a time (ns, at most the engine's), by a new stamp; no row is written."""
     m.stamp += 1
     m.opened = 0
     m.early = 0

@@ -3,7 +3,8 @@
 Every kernel gets one record, like the context pointer of a C library, and asks here for the arrays that it needs.
 Passing the arrays themselves, alone or in named tuples, was measured at 2 microseconds a record, for reference counts
 and copies of array headers, and it doubles the time of compilation; this costs nothing after inlining. The price: the
-addresses must be true. They are written in one place, `memory.Memory`, which also keeps the arrays alive.
+addresses must be true. They are written in one place, `memory.Memory`, which also keeps the arrays alive. What each
+array holds, its shape and dtype, stands in `state.ARRAYS`.
 """
 
 import ctypes
@@ -106,13 +107,13 @@ else:  # pragma: no cover  # compiled, or the body of what is compiled
 
 @inlined
 def machine_at(address: int) -> Machine:
-    """The machine record, whose address Python hands to a kernel: a number costs a tenth of what an array does."""
+    """The machine record (MACHINE_DTYPE) at an address, which Python hands over in a tenth of the time of an array."""
     return carray(_pointer(address), (1,), MACHINE_DTYPE)[0]
 
 
 @inlined
 def records_at(address: int, count: int) -> np.ndarray:
-    """Records of the caller."""
+    """The caller's `count` records at an address, MBO_KERNEL_DTYPE[count]."""
     return carray(_pointer(address), (count,), MBO_KERNEL_DTYPE)
 
 

@@ -135,7 +135,11 @@ class Memory:
         }
 
     def make_buffers(self, bin_room: int) -> None:
-        """Make the buffers of rows for so many bins; what they held is lost."""
+        """Make the buffers of rows; what they held is lost.
+
+        Args:
+            bin_room: Rows of bins to make room for, >= 1; room for trades and MBP-10 records is fixed.
+        """
         width = 2 * int(self.m["radius"]) + 1
         self.arrays |= {
             "bin_rows": np.zeros(bin_room, BIN_DTYPE),

@@ -46,7 +46,7 @@ def home(order_id: np.uint64, bits: int) -> int:
 
 @inlined
 def find(m: Machine, order_id: np.uint64) -> int:
-    """Slot of an order; NONE if the id does not rest."""
+    """Slot of an order by its id, uint64; NONE if the id does not rest."""
     mask = (1 << m.index_bits) - 1
     hashed = _hash(order_id, m.index_bits)
     tag = hashed & _TAG_MASK

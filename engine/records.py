@@ -22,7 +22,11 @@ thousand million lots, and one such order would drown every depth it is summed i
 
 @kernel
 def first_bad(records: np.ndarray, start: int) -> int:
-    """Index of the first record, from `start` on, that cannot be applied; NONE if all can."""
+    """Index of the first record (MBO_KERNEL_DTYPE), from `start` on, that cannot be applied; NONE if all can.
+
+    It can if it is an MBO record by `rtype` and `length` (DBN record header), has the `instrument_id` of records[0],
+    and a size up to 2^31 - 1 or UNDEF_SIZE.
+    """
     for i in range(start, len(records)):
         record = records[i]
         if (
@@ -52,7 +56,15 @@ def check_array(records: np.ndarray) -> None:
 
 
 def complaint(records: np.ndarray, bad: int) -> BadRecordsError:
-    """The error for a record that `first_bad` found."""
+    """The error for a record that `first_bad` found.
+
+    Args:
+        records: Array of `schemas.mbo.MBO_DTYPE`, as given to the engine.
+        bad: Index of the bad one.
+
+    Returns:
+        The error, to be raised: it names the record and what is wrong with it.
+    """
     record, first = records[bad], records[0]
     if record["rtype"] != MBO_RTYPE or record["length"] != _LENGTH:
         what = f"rtype {record['rtype']}, length {record['length']}; an MBO record has {MBO_RTYPE}, {_LENGTH}"

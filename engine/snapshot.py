@@ -39,7 +39,15 @@ _MARK: Final = np.dtype([(name, "<i8") for name in _MARK_FIELDS])
 
 
 def walk_book(memory: Memory) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Copy of the book: levels of bid and ask (LEVEL_DTYPE), best first, and all orders (ORDER_DTYPE) in that order."""
+    """Copy the book.
+
+    Args:
+        memory: Of an engine; it is not changed.
+
+    Returns:
+        Levels of bid and of ask, LEVEL_DTYPE[n] each, best first; and the orders of both, ORDER_DTYPE[orders], level by
+        level in that order, front of the queue first. Slots in them are those of `memory`.
+    """
     m = memory.m
     bids = with_attributes(np.zeros(m["bid_levels"], LEVEL_DTYPE))
     asks = with_attributes(np.zeros(m["ask_levels"], LEVEL_DTYPE))
@@ -58,7 +66,15 @@ def _packed(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def dump(memory: Memory, settings: Mapping[str, Any]) -> bytes:
-    """Bytes of an engine's state and settings."""
+    """Bytes of an engine's state and settings, in the format of this module.
+
+    Args:
+        memory: Of the engine; it is not changed.
+        settings: Fields of `EngineConfig` by name, all of them.
+
+    Returns:
+        The bytes; equal for equal states and settings.
+    """
     (bids, asks), orders = walk_book(memory)
     marks, rows = memory.live_rows()
     parts = [
@@ -96,6 +112,12 @@ def _parts(data: bytes) -> list[bytes]:
 def read_settings(data: bytes) -> dict[str, Any]:
     """The settings in a snapshot.
 
+    Args:
+        data: Bytes of `dump`.
+
+    Returns:
+        Fields of `EngineConfig` by name.
+
     Raises:
         SnapshotError: the bytes are no snapshot, damaged, or of another version.
     """
@@ -109,6 +131,9 @@ def load(data: bytes, machine: np.ndarray) -> Memory:
     Args:
         data: Bytes of `dump`, already checked by `read_settings`.
         machine: MACHINE_DTYPE[1] with the settings in them filled in.
+
+    Returns:
+        Fresh memory that holds `machine`; its tables have room for what was read and grow from there.
     """
     _, *verbatim, bid_bytes, ask_bytes, order_bytes, mark_bytes, row_bytes = _parts(data)
     bids = _unpacked(bid_bytes, _LEVEL, LEVEL_DTYPE)

@@ -10,6 +10,9 @@ the distances from the median, is selected without computing the distances:
     s if value s is farther from the median than value s + h, the first one behind a run from s. That holds up to some
     s and not from there on, so a binary search finds the start. The middle distances lie at the ends of the run.
 
+The MAD as a measure of scale that outliers cannot spoil is Hampel's (1974, Journal of the American Statistical
+Association 69, 383-393).
+
 Rounding keeps the order of the distances, so the result is that of sorting them, to the last bit. Values must be
 finite, and without -0.0, which equals 0.0 here and would make the bits depend on the order of arrival.
 """
@@ -21,7 +24,13 @@ from engine._jit import kernel
 
 @kernel
 def insert(window: np.ndarray, n: int, x: float) -> None:
-    """Add a value to `n` values; there is room for it."""
+    """Add a value to a window.
+
+    Args:
+        window: float64[> n], its first `n` elements sorted; written.
+        n: Values in it.
+        x: The value to add, finite and not -0.0.
+    """
     at = n
     while at > 0 and window[at - 1] > x:
         window[at] = window[at - 1]
@@ -31,7 +40,14 @@ def insert(window: np.ndarray, n: int, x: float) -> None:
 
 @kernel
 def replace(window: np.ndarray, n: int, old: float, new: float) -> None:
-    """Put a value in the place of another, which is one of the `n` values."""
+    """Put a value in the place of another.
+
+    Args:
+        window: float64[>= n], its first `n` elements sorted; written.
+        n: Values in it, >= 1.
+        old: The value that leaves, one of them.
+        new: The value that comes, finite and not -0.0.
+    """
     if new == old:
         return
     at = 0
@@ -50,7 +66,7 @@ def replace(window: np.ndarray, n: int, old: float, new: float) -> None:
 
 @kernel
 def median(window: np.ndarray, n: int) -> float:
-    """Median of `n` >= 1 values; the mean of the middle two if n is even."""
+    """Median of the first `n` >= 1 elements of a sorted float64 window; the mean of the middle two if n is even."""
     h = n // 2
     return float(window[h]) if n & 1 else 0.5 * (window[h - 1] + window[h])
 
@@ -74,7 +90,16 @@ def _run_start(window: np.ndarray, h: int, centre: float) -> int:
 
 @kernel
 def mad(window: np.ndarray, n: int, centre: float) -> float:
-    """Median of |value - centre| over `n` >= 1 values, where `centre` is their median."""
+    """Median absolute deviation of a window.
+
+    Args:
+        window: float64[>= n], its first `n` elements sorted.
+        n: Values in it, >= 1.
+        centre: Their `median`.
+
+    Returns:
+        Median of |value - centre|; the mean of the middle two if n is even.
+    """
     h = n // 2
     start = _run_start(window, h, centre)
     beyond = np.inf  # the smallest distance outside the run

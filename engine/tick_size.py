@@ -1,4 +1,4 @@
-"""Tick size of an instrument that comes without a definition."""
+"""Tick size of an instrument that comes without a definition: what divides all its prices. Used once a file."""
 
 import numpy as np
 

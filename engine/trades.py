@@ -1,4 +1,7 @@
-"""Trades: a row for each T record, and the trade statistics of the open bin."""
+"""Trades: a row for each T record, and the trade statistics of the open bin.
+
+The aggressor is the side of the record: B bought, A sold, N or anything else is unknown and counts as neither.
+"""
 
 from typing import Final
 
