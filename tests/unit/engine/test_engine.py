@@ -76,8 +76,10 @@ def test_bad_records_are_refused_with_their_place_and_nothing_changes():
     wrong_type["rtype"][1] = 1
     mixed = two_sided(2 * SECOND)
     mixed["instrument_id"][1] = 4
+    negative = two_sided(2 * SECOND)
+    negative["size"][1] = 2**32 - 5
     strided = np.zeros(4, MBO_DTYPE)[::2]
-    for bad, index in ((wrong_type, 1), (mixed, 1), (strided, -1), (np.zeros(3), -1), ([1], -1)):
+    for bad, index in ((wrong_type, 1), (negative, 1), (mixed, 1), (strided, -1), (np.zeros(3), -1), ([1], -1)):
         with pytest.raises(BadRecordsError) as caught:
             engine.apply(bad)
         assert caught.value.index == index
