@@ -2,7 +2,8 @@
 
 Settings from the environment:
 
-- ENGINE_EXAMPLES (400; CI takes 2,000): examples against the oracle; a fifth as many of cuts and restores, a tenth of record times.
+- ENGINE_EXAMPLES (400; CI takes 2,000): examples against the oracle; a fifth as many of cuts and restores, a tenth of
+  record times.
 - ENGINE_SEED (another one each time): seed of all examples. A failure prints the command that makes it again.
 - ENGINE_TALLY (none): file to write counts of examples and of the hard cases in them to, JSON.
 
