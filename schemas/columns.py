@@ -66,10 +66,15 @@ def _arrow_type(dtype: str, width: int) -> pa.DataType:
     return pa.list_(pa.field("item", element, nullable=False), width) if width else element
 
 
+@cache
+def _arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    return pa.schema([pa.field(c.name, c.arrow_type, nullable=False, metadata={"unit": c.unit}) for c in columns])
+
+
 def arrow_schema(columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> pa.Schema:
     """Arrow schema of the columns in order; no field is nullable; each field carries its unit as metadata."""
-    fields = [pa.field(c.name, c.arrow_type, nullable=False, metadata={"unit": c.unit}) for c in columns]
-    return pa.schema(fields, metadata=dict(metadata) if metadata else None)
+    schema = _arrow_schema(tuple(columns))
+    return schema.with_metadata(dict(metadata)) if metadata else schema
 
 
 def row_dtype(columns: Sequence[Column]) -> np.dtype:
