@@ -107,11 +107,15 @@ def concat_tables(tables: Sequence[Table], columns: Sequence[Column]) -> dict[st
 
 
 def to_arrow(table: Table, columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> pa.RecordBatch:
-    """The table as one Arrow record batch, without copying contiguous arrays."""
+    """The table as one Arrow record batch, without copying contiguous arrays.
+
+    Arrays are made of buffers: `pa.array` would import pandas first, a quarter of a second in every process.
+    """
     arrays = []
     for c in columns:
         flat = np.ascontiguousarray(table[c.name], dtype=c.numpy_dtype)
-        values = pa.array(flat.reshape(-1))
+        element = c.arrow_type.value_type if c.width else c.arrow_type
+        values = pa.Array.from_buffers(element, flat.size, [None, pa.py_buffer(flat)])
         arrays.append(pa.FixedSizeListArray.from_arrays(values, type=c.arrow_type) if c.width else values)
     return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(columns, metadata))
 
