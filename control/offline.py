@@ -266,7 +266,10 @@ def _plain(dtype: np.dtype) -> np.dtype:
 
 
 def _named(instrument: str, batch: pa.RecordBatch) -> pa.RecordBatch:
-    column = pa.repeat(pa.scalar(instrument, pa.string()), batch.num_rows)
+    """The batch with the instrument before all columns, made of buffers for the reason given in `to_arrow`."""
+    name, rows = instrument.encode(), batch.num_rows
+    ends = np.arange(rows + 1, dtype="<i4") * len(name)
+    column = pa.StringArray.from_buffers(rows, pa.py_buffer(ends), pa.py_buffer(name * rows))
     return batch.add_column(0, pa.field("instrument", pa.string(), nullable=False), column)
 
 
