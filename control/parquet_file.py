@@ -4,8 +4,8 @@ Rows of a large Parquet file go in as they come. A full row group is encoded and
 the caller makes the next one (pyarrow releases the GIL), so that at most two groups are in memory, however long the
 file gets.
 
-Until its set is complete a file is a hidden `.NAME.part` beside its place, removed if anything fails. Only the holder of
-the set's lock writes it; what a killed process left is cleared away by the next one that writes the same set.
+Until its set is complete a file is a hidden `.NAME.part` beside its place, removed if anything fails. Only the holder
+of the set's lock writes it; what a killed process left is cleared away by the next one that writes the same set.
 """
 
 import fcntl
