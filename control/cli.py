@@ -32,7 +32,7 @@ def _run() -> int:
     from control import options
     from control.app import app
     from control.output import show_error
-    from runtime.errors import BarographError, InputError
+    from runtime.errors import BarographError, InputError, UsageError
     from runtime.telemetry import configure_logging
 
     try:
@@ -52,8 +52,9 @@ def _run() -> int:
         show_error(place, "--json" in sys.argv)
         return place.exit_code
     except TyperException as error:
-        sys.stderr.write(f"barograph: {error.format_message()}; see barograph --help\n")
-        return 2
+        usage = UsageError(error.format_message().removesuffix("."), remedy="see barograph --help")
+        show_error(usage, "--json" in sys.argv)
+        return usage.exit_code
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -5,9 +5,6 @@ file is verified first; then it is read again in pieces, rows leave as they come
 with the bins of a quiet night. Results appear under their names only when they are complete.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +18,7 @@ from connectors.dbn_file import DbnFile
 from connectors.dbn_metadata import InstrumentNames
 from connectors.dbn_records import SYMBOL_MAPPING_RTYPE, symbol_mappings
 from connectors.dbn_verify import VerifyReport, verify_all
-from control.parquet_file import ParquetFile
+from control.parquet_file import ResultSet
 from engine.engine import Engine, EngineConfig, Output
 from engine.gold import Gold, GoldConfig
 from schemas import bins
@@ -37,6 +34,9 @@ Advance = Callable[[int, int], None]
 GROUP_BYTES: Final = 40 << 20
 """Arrow bytes in one Parquet row group: 2,000 bins at the default radius. Readers skip by group and hold one at a time,
 the writer holds two; much smaller ones make a long footer: 80 columns x 150 bytes each."""
+
+GRID_FILES: Final = ("bins.parquet", "manifest.json", "checksums.json")
+"""What a grid folder holds; the last one has the hashes of the others, and stands only beside those that it is of."""
 
 _BOOK_CONFIG: Final[dict[str, Any]] = {
     "mbp10": True,
@@ -78,31 +78,31 @@ def write_grid(
 
     Raises:
         DbnError: the file is not whole or holds no MBO records.
-        InputError: the tick cannot be told, or the folder cannot be written to.
+        InputError: the tick cannot be told, another process writes these files, or the folder cannot be written to.
     """
     (report,) = verify_all([file])
     books = _Books(report, tick_px, config)
     grid = _Grid(int(config["radius"]), gold)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with ParquetFile(out_dir / "bins.parquet", grid.schema, GROUP_BYTES) as parquet:
-        for name, output in books.outputs(limit, on_progress):
-            if table_rows(output.bins):
-                parquet.write(grid.batch(name, books.engines[name].config, output.bins))
-        parquet.finish()
-    hashes = grid.hashes()
-    manifest = {
-        "file": {"name": file.name, "sha256": report.sha256, "records": report.records},
-        "config": dict(config),
-        **({"gold": {"config": asdict(gold), "config_sha256": gold.hash()}} if gold else {}),
-        **{kind: hash_of_hashes(by_instrument) for kind, by_instrument in hashes.items()},
-        "instruments": {
-            name: books.describe(name) | {kind: hashes[kind][name] for kind in hashes}
-            for name in sorted(hashes["bins_sha256"])
-        },
-    }
-    _write_json(out_dir / "manifest.json", manifest)
-    sums = {name: _sha256(out_dir / name) for name in ("bins.parquet", "manifest.json")}
-    _write_json(out_dir / "checksums.json", sums)
+    with ResultSet(out_dir, GRID_FILES) as results:
+        with results.parquet("bins.parquet", grid.schema, GROUP_BYTES) as parquet:
+            for name, output in books.outputs(limit, on_progress):
+                if table_rows(output.bins):
+                    parquet.write(grid.batch(name, books.engines[name].config, output.bins))
+            parquet.finish()
+        hashes = grid.hashes()
+        manifest = {
+            "file": {"name": file.name, "sha256": report.sha256, "records": report.records},
+            "config": dict(config),
+            **({"gold": {"config": asdict(gold), "config_sha256": gold.hash()}} if gold else {}),
+            **{kind: hash_of_hashes(by_instrument) for kind, by_instrument in hashes.items()},
+            "instruments": {
+                name: books.describe(name) | {kind: hashes[kind][name] for kind in hashes}
+                for name in sorted(hashes["bins_sha256"])
+            },
+        }
+        results.write_json("manifest.json", manifest)
+        results.write_json("checksums.json", {name: results.sha256(name) for name in GRID_FILES[:-1]})
+        results.publish()
     return manifest
 
 
@@ -129,18 +129,20 @@ def write_book(
 
     Raises:
         DbnError: the file is not whole or holds no MBO records.
-        InputError: the tick cannot be told, or the file cannot be written.
+        InputError: the tick cannot be told, another process writes this file, or it cannot be written.
     """
     (report,) = verify_all([file])
     books = _Books(report, tick_px, _BOOK_CONFIG)
-    out_file.parent.mkdir(parents=True, exist_ok=True)
+    schema = _mbp10_batch("", np.empty(0, MBP10_DTYPE)).schema
     written = 0
-    with ParquetFile(out_file, _mbp10_batch("", np.empty(0, MBP10_DTYPE)).schema, GROUP_BYTES) as parquet:
-        for name, output in books.outputs(None, on_progress):
-            if len(output.mbp10):
-                parquet.write(_mbp10_batch(name, output.mbp10))
-                written += len(output.mbp10)
-        parquet.finish()
+    with ResultSet(out_file.parent, (out_file.name,)) as results:
+        with results.parquet(out_file.name, schema, GROUP_BYTES) as parquet:
+            for name, output in books.outputs(None, on_progress):
+                if len(output.mbp10):
+                    parquet.write(_mbp10_batch(name, output.mbp10))
+                    written += len(output.mbp10)
+            parquet.finish()
+        results.publish()
     described = {name: books.describe(name) for name in sorted(books.engines)}
     for told in described.values():
         del told["bins"]
@@ -271,14 +273,3 @@ def _named(instrument: str, batch: pa.RecordBatch) -> pa.RecordBatch:
     ends = np.arange(rows + 1, dtype="<i4") * len(name)
     column = pa.StringArray.from_buffers(rows, pa.py_buffer(ends), pa.py_buffer(name * rows))
     return batch.add_column(0, pa.field("instrument", pa.string(), nullable=False), column)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)

@@ -39,12 +39,16 @@ def bench(
 
     if runs is not None and quick:
         raise UsageError("--runs and --quick exclude each other", remedy="give one of them")
+    python = default_python(peers)
+    if peers is not None and not python.exists():
+        lack = "has no bin/python" if peers.is_dir() else "is no folder"
+        raise UsageError(f"--peers {peers} {lack}", remedy="give the environment that `make peers` made")
     tapes = market_data or (Path(os.environ["BAROGRAPH_DATA"]) if os.environ.get("BAROGRAPH_DATA") else None)
     session = Session(
         runs=RUNS_QUICK if quick else runs or RUNS,
         quick=quick,
         market_data=tapes,
-        peers=default_python(peers),
+        peers=python,
     )
     wanted = [one for given in row or [] for one in given.split(",") if one]
     out = Output(as_json)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import databento_dbn
@@ -14,7 +15,7 @@ import pytest
 from connectors import simulate
 from connectors.dbn_file import DbnFile
 from control import offline
-from control.parquet_file import ParquetFile
+from control.parquet_file import ParquetFile, ResultSet
 from engine.engine import Engine, EngineConfig
 from engine.gold import Gold, GoldConfig
 from runtime.errors import InputError
@@ -49,7 +50,7 @@ def test_grid_has_every_bin_and_polars_reads_it_lazily(tape: Path, tmp_path: Pat
     assert seen == sorted(seen)
     assert seen[-1][0] in (seen[-1][1] - 1, seen[-1][1])
     sums = json.loads((tmp_path / "checksums.json").read_text())
-    assert sums == {name: offline._sha256(tmp_path / name) for name in ("bins.parquet", "manifest.json")}
+    assert sums == {n: sha256((tmp_path / n).read_bytes()).hexdigest() for n in ("bins.parquet", "manifest.json")}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -158,31 +159,26 @@ def test_a_place_that_cannot_be_written_is_named(tape: Path, tmp_path: Path) -> 
     assert [p.name for p in tmp_path.iterdir()] == ["bins.parquet"]
 
 
-def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
-    schema = pa.schema([pa.field("x", pa.int64(), nullable=False)])
-    rows = pa.RecordBatch.from_arrays([pa.array([1, 2, 3])], schema=schema)
-
-    def fail_after_two_groups() -> None:
-        with ParquetFile(tmp_path / "x.parquet", schema, 1) as file:
-            file.write(rows)
-            file.write(rows)
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail_after_two_groups()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_row_groups_keep_order_and_a_file_may_be_empty(tmp_path: Path) -> None:
     schema = pa.schema([pa.field("x", pa.int64(), nullable=False)])
-    with ParquetFile(tmp_path / "x.parquet", schema, 8 * 1000) as file:
+    with ParquetFile(tmp_path / "x.parquet", schema, 8 * 1000, place=tmp_path) as file:
         for first in range(0, 10_000, 100):
             file.write(pa.RecordBatch.from_arrays([pa.array(np.arange(first, first + 100))], schema=schema))
         file.finish()
     assert pl.read_parquet(tmp_path / "x.parquet")["x"].to_list() == list(range(10_000))
-    with ParquetFile(tmp_path / "none.parquet", schema, 1) as file:
+    with ParquetFile(tmp_path / "none.parquet", schema, 1, place=tmp_path) as file:
         file.finish()
     assert pl.read_parquet(tmp_path / "none.parquet").shape == (0, 1)
+
+
+def test_a_second_run_into_the_same_place_is_refused(tape: Path, tmp_path: Path) -> None:
+    with ResultSet(tmp_path, offline.GRID_FILES):
+        with pytest.raises(InputError, match=r"bins\.parquet is being written by process \d+"):
+            offline.write_grid(tape, tmp_path, GRID, limit=2_000)
+        offline.write_book(tape, tmp_path / "book.parquet")
+        with pytest.raises(InputError, match=r"bins\.parquet is being written by"):
+            offline.write_book(tape, tmp_path / "bins.parquet")
+    assert [p.name for p in tmp_path.iterdir()] == ["book.parquet"]
 
 
 PEAK = """
