@@ -11,7 +11,7 @@ import click
 import typer
 
 from runtime.settings import Settings
-from schemas import bins, mbo, trades
+from schemas import bars, bins, mbo, trades
 from schemas.columns import Column, row_dtype
 from schemas.topics import CATALOGUE
 
@@ -34,6 +34,7 @@ def topics_page() -> str:
     lines.append((mbo.__doc__ or "").split("\n\n", 2)[2].strip())
     lines += _columns("bins", bins.columns(bins.RADIUS_DEFAULT))
     lines += _columns("trades", trades.COLUMNS)
+    lines += _columns("bars", bars.COLUMNS)
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from runtime.codec import decode_rows
 from runtime.kafka import read_range
 from runtime.sequence import Sequence, Verdict
 from runtime.tapes import Manifest
-from schemas import bins, topics, trades
+from schemas import bars, bins, topics, trades
 from schemas.columns import Column, RowHash, hash_of_hashes
 from schemas.message import Message
 from schemas.topics import TopicSpec
@@ -55,6 +55,7 @@ def row_of(spec: TopicSpec, config: Mapping[str, Any]) -> tuple[Column, ...]:
     rows = {
         topics.BINS: bins.columns(int(config.get("radius", bins.RADIUS_DEFAULT))),
         topics.TRADES: trades.COLUMNS,
+        topics.BARS: bars.COLUMNS,
     }
     return rows.get(spec, ())
 

@@ -77,8 +77,9 @@ def reconcile(
     as_json: options.Json = False,
 ) -> None:
     """Compare a tape's topics with ClickHouse and the lake, row by row; exit code 1 if they differ."""
-    from control.arrival import DERIVED, Arrival
+    from control.arrival import Arrival
     from control.services import Services, open_store
+    from schemas.topics import DERIVED
     from sinks.reconcile import reconcile as reconcile_tape
 
     given = options.settings(

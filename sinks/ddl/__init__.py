@@ -23,7 +23,7 @@ from runtime.errors import InputError
 
 log = logging.getLogger(__name__)
 
-FILES: Final = ("mbo", "bins", "trades", "bins_full")
+FILES: Final = ("mbo", "bins", "trades", "bars", "bins_full")
 """What is applied, in order: tables before the views over them."""
 
 IDENTITY: Final = "identity"

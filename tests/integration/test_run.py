@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from control.offline import write_grid
+from control.pipeline import LINE_CONFIG
+from schemas.units import PRICE_SCALE
 from tests.integration.conftest import left_over
 
 pytestmark = [pytest.mark.real, pytest.mark.data, pytest.mark.timeout(600)]
@@ -69,6 +71,27 @@ def test_sql_answers_from_bins_and_trades(
     bad = cli("sql", "SELECT nonsense FROM bins", "--data", folder)
     assert bad.returncode == 2
     assert "nonsense" in bad.stderr
+
+
+@pytest.mark.parametrize("width", LINE_CONFIG["intervals_ns"])
+def test_bars_are_what_sql_gives_from_the_trades(
+    esh4_report: dict[str, Any], report: Callable[..., Any], folder: Path, width: int
+) -> None:
+    """Equal in every bar and column; the notional as the double next to the exact sum, which SQL gives as text."""
+    wanted = f"""
+        SELECT instrument, intDiv(ts_ns, {width}) * {width} AS ts_start_ns, ts_start_ns + {width} AS ts_end_ns,
+            argMin(px, (seq, part, row)) AS open_px, max(px) AS high_px, min(px) AS low_px,
+            argMax(px, (seq, part, row)) AS close_px, toInt64(intDiv(sum(toInt128(px) * sz), sum(sz))) AS vwap_px,
+            sum(sz) AS volume_sz, sumIf(sz, side = 1) AS trade_buy_sz, sumIf(sz, side = -1) AS trade_sell_sz,
+            sumIf(sz, side = 0) AS trade_none_sz, count() AS trade_count, toString(sum(toInt128(px) * sz)) AS notional
+        FROM trades WHERE tape = 't1' GROUP BY instrument, ts_start_ns ORDER BY instrument, ts_start_ns"""
+    made = report("sql", " ".join(wanted.split()), "--data", folder)
+    for bar in made:
+        bar["trade_notional"] = int(bar.pop("notional")) / PRICE_SCALE
+    columns = ", ".join(made[0])
+    stored = f"SELECT {columns} FROM bars WHERE interval_ns = {width} ORDER BY instrument, seq, part, row"
+    assert report("sql", stored, "--data", folder) == made
+    assert sum(bar["trade_count"] for bar in made) == 2_973
 
 
 def test_a_finished_tape_gives_its_report_again(
