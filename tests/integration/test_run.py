@@ -38,7 +38,7 @@ def test_esh4_report(esh4_report: dict[str, Any], folder: Path) -> None:
     assert not any(es["counters"].values())
     assert es["book_digest"] == "d07527ebc365eacd62e88be4a937ea176c2e6e3c5d503799dd0929de946ed9c6"
     assert esh4_report["bins"]["emitted"] == 10_920
-    rows = {"mbo": 68_792, "bins": 10_920, "trades": 2_973}
+    rows = {"mbo": 68_792, "bins": 10_920, "trades": 2_973, "bars": 1_048}
     assert {name.split(".")[-2]: t["records"] for name, t in esh4_report["topics"].items()} == rows
     assert esh4_report["store"] == esh4_report["lake"] == rows
     assert esh4_report["reconcile"] == {"missing": 0, "duplicate": 0}
@@ -118,7 +118,7 @@ def test_aapl_of_2012(report: Callable[..., Any], aapl: Path, tmp_path: Path) ->
     stock = made["instruments"]["XNAS.ITCH:AAPL"]
     assert (stock["bid_levels"], stock["ask_levels"], stock["orders"]) == (148, 130, 442)
     assert stock["book_digest"] == "0ba3b7f77c98c8852d2beaa89d252be53a9694d27841b8dd3aa2373eb6037762"
-    rows = {"mbo": 100_176, "bins": 15_062, "trades": 6_268}
+    rows = {"mbo": 100_176, "bins": 15_062, "trades": 6_268, "bars": 1_396}
     assert made["store"] == made["lake"] == rows
     assert made["reconcile"] == {"missing": 0, "duplicate": 0}
     assert write_grid(aapl, tmp_path / "grid", GRID)["bins_sha256"] == made["bins"]["sha256"]
