@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sql(
-    statement: Annotated[str, typer.Argument(help="a SELECT; tables: bins, trades, mbo")],
+    statement: Annotated[str, typer.Argument(help="a SELECT; tables: bins, trades, bars, mbo")],
     form: Annotated[str, typer.Option("--format", help="table, csv, parquet or arrow")] = "table",
     out_file: Annotated[Path | None, typer.Option("--out", help="file to write; default: standard output")] = None,
     clickhouse_url: options.ClickHouse = None,

@@ -1,7 +1,9 @@
 """The bars reducer: what closes a bar, what one holds, what is refused, and that stored state continues bit for bit."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +196,21 @@ def test_stage_takes_its_widths_from_the_line() -> None:
     for bad in ([], [0], [1.5], [2, 2]):
         with pytest.raises(InputError, match="intervals_ns is"):
             bars_stage({"intervals_ns": bad})
+
+
+def test_the_stage_of_the_documentation_gives_the_same_closes_and_volumes() -> None:
+    page = (Path(__file__).parents[3] / "docs/stages.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    stage, seconds = names["minutes_stage"]({}), np.random.default_rng(3).integers(0, 900, 400).cumsum() / 100
+    rows = [(float(at), 100 + i % 7, 1 + i % 5, 1) for i, at in enumerate(seconds)]
+    messages = [data(*rows[i : i + 9], last=i % 2 == 0) for i in range(0, len(rows), 9)] + [message("end")]
+    reducer, short = stage.reducer(), []
+    for one in messages:
+        short += [tuple(column.tolist()[0] for column in made.table.values()) for made in reducer.apply(one)]
+        stored, reducer = reducer.snapshot(), stage.reducer()
+        reducer.restore(stored)
+    whole = apply(BarsReducer([60 * SECOND]), *messages)
+    assert short == [(b["ts_end_ns"], b["close_px"], b["volume_sz"]) for b in whole]
+    assert len(short) > 20
