@@ -60,7 +60,7 @@ class ParquetFile:
             InputError: the file cannot be written; it may tell of rows added before.
         """
         self._waiting.append(batch)
-        self._bytes += batch.nbytes
+        self._bytes += batch.get_total_buffer_size()
         if self._bytes >= self._group_bytes:
             self._hand_over()
 

@@ -37,7 +37,10 @@ def _move_ticks(px: int, before_px: int, unit_px: int) -> int:
     """Ticks from one best price to the next, within int32; 0 if either is missing."""
     if px == UNDEF_PRICE or before_px == UNDEF_PRICE:
         return 0
-    move = nearest_tick(px, unit_px) - nearest_tick(before_px, unit_px)
+    tick, before = nearest_tick(px, unit_px), nearest_tick(before_px, unit_px)
+    move = tick - before
+    if (move >= 0) != (tick >= before):  # ticks of extreme prices lie further apart than int64 reaches
+        return _MOVE_MAX if tick >= before else -_MOVE_MAX
     return max(-_MOVE_MAX, min(_MOVE_MAX, move))
 
 

@@ -16,7 +16,18 @@ from typing import Final
 import numpy as np
 
 from engine._jit import i64, inlined, kernel
-from engine.machine import expiring, hints, ladder, ladder_keys, level_of, order_of, places
+from engine.machine import (
+    KEY_BYTES,
+    SLOT_BYTES,
+    expiring,
+    hints,
+    ladder,
+    ladder_keys,
+    level_of,
+    move_bytes,
+    order_of,
+    places,
+)
 from engine.order_index import GOLDEN, drop, put
 from engine.state import BID, HINT_BITS, NONE, Machine, Record
 from engine.ticks import nearest_tick
@@ -73,6 +84,15 @@ def _position(m: Machine, side: int, key: int) -> int:
 
 
 @kernel
+def _move_rungs(m: Machine, side: int, source: int, to: int, count: int) -> None:
+    """Move `count` entries of a ladder; levels far from the best come and go in numbers when a book is loaded."""
+    keys_at = m.ladder_keys_at + KEY_BYTES * side * m.level_room
+    slots_at = m.ladder_at + SLOT_BYTES * side * m.level_room
+    move_bytes(keys_at + KEY_BYTES * to, keys_at + KEY_BYTES * source, KEY_BYTES * count)
+    move_bytes(slots_at + SLOT_BYTES * to, slots_at + SLOT_BYTES * source, SLOT_BYTES * count)
+
+
+@kernel
 def _new_level(m: Machine, side: int, px: int, position: int) -> int:
     """Make an empty level at a position of its ladder."""
     slot: int = m.level_free
@@ -90,9 +110,7 @@ def _new_level(m: Machine, side: int, px: int, position: int) -> int:
     level.head = NONE
     level.tail = NONE
     level.side = side
-    for i in range(level_count(m, side), position, -1):
-        ladder_keys(m)[side, i] = ladder_keys(m)[side, i - 1]
-        ladder(m)[side, i] = ladder(m)[side, i - 1]
+    _move_rungs(m, side, position, position + 1, level_count(m, side) - position)
     ladder_keys(m)[side, position] = px if side == BID else ~px
     ladder(m)[side, position] = slot
     _add_to_level_count(m, side, 1)
@@ -106,9 +124,7 @@ def _drop_level(m: Machine, slot: int) -> None:
     side = i64(level.side)
     count = level_count(m, side)
     position = _position(m, side, level.px if side == BID else ~level.px)
-    for i in range(position, count - 1):
-        ladder_keys(m)[side, i] = ladder_keys(m)[side, i + 1]
-        ladder(m)[side, i] = ladder(m)[side, i + 1]
+    _move_rungs(m, side, position + 1, position, count - 1 - position)
     _add_to_level_count(m, side, -1)
     level.head = m.level_free
     m.level_free = slot

@@ -183,7 +183,7 @@ def _apply_record(m: Machine, record: Record) -> bool:
 def _room(m: Machine) -> int:
     """Records that can certainly be applied before some table has to grow."""
     room: int = min(m.order_room - m.orders, m.level_room - m.levels, m.expiring_room - m.expiring)
-    if not state_of(m).centred:  # two ticks a record, and one a level at a snapshot's end, in half the places
+    if m.physics and not state_of(m).centred:  # a record: two ticks; a snapshot's end: one a level; in half the places
         room = min(room, (m.early_room // 2 - m.early - m.levels) // 3)
     return room
 

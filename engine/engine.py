@@ -14,8 +14,10 @@ the records were cut into calls, and `rows_max`, do not show. A call that raises
 one instrument and is not to be used by two threads at once; `apply`, `advance` and `flush` release the GIL.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from operator import index
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -43,6 +45,11 @@ LEVEL_TABLE_DTYPE: Final = np.dtype([("price", "<i8"), ("size", "<i8"), ("count"
 """A level in `Engine.levels`: price in 1e-9, lots, orders."""
 
 _TAUS: Final = ("tau_v_s", "tau_a_s", "tau_j_s", "tau_mass_s")
+RECORDS_MAX: Final = 1 << 16
+"""Records that one call looks at. More: records are looked at before the first is applied, so a long array that is
+taken in many calls would be looked at over and over. Fewer: calls for nothing."""
+
+_SWITCHES: Final = ("physics", "mbp10")
 _PACKED: Final = ("tick_px", "cell_ns", "radius", "n_ticks", "physics", "mbp10", "max_future_ns")
 """Settings that kernels take as they are."""
 
@@ -83,11 +90,14 @@ class EngineConfig:
     mbp10: bool = False
 
     def __post_init__(self) -> None:
-        """Check every setting.
+        """Bring numbers to int and float, and check every setting.
 
         Raises:
-            ConfigError: a setting is outside its range.
+            ConfigError: a setting is no number of its kind, or outside its range.
         """
+        for field in fields(self):
+            if field.name != "emission":
+                object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
 
         def need(name: str, holds: bool, rule: str) -> None:
             if not holds:
@@ -114,6 +124,25 @@ class EngineConfig:
         for name in _TAUS:
             out[name.replace("tau", "rate").removesuffix("_s")] = 1.0 / getattr(self, name)
         return out
+
+
+def _number(name: str, value: Any) -> int | float | bool:
+    """A setting as int, float or bool, so that equal settings are stored as equal bytes.
+
+    Raises:
+        ConfigError: it is no such number.
+    """
+    kind = "a number" if name in _TAUS else "True or False" if name in _SWITCHES else "a whole number"
+    try:
+        if name in _TAUS:
+            return float(value)
+        if name not in _SWITCHES:
+            return index(value)
+        if value in (False, True):
+            return bool(value)
+    except (TypeError, ValueError):
+        pass
+    raise ConfigError(name, value, kind)
 
 
 class Output(NamedTuple):
@@ -172,10 +201,11 @@ class Engine:
             TooManyOrdersError: the book outgrew its index; the engine is to be thrown away.
         """
         check_array(records)
-        count = len(records)
+        start, count = index(start), len(records)
         if not 0 <= start <= count:
             raise IndexError(f"start is {start}; there are {count} records")
-        at, status = self._run(driver.APPLY, rows_max, records.ctypes.data, count, start)
+        end = min(count, start + RECORDS_MAX)
+        at, status = self._run(driver.APPLY, rows_max, records.ctypes.data, end, start)
         if status == driver.BAD_RECORD:
             raise complaint(records, at)
         return self._output(), at
@@ -196,6 +226,7 @@ class Engine:
         Raises:
             ValueError: the time is negative or at least 2^62 ns, or `rows_max` is below 1; nothing has changed.
         """
+        t_ns = index(t_ns)
         if not 0 <= t_ns < TIME_LIMIT_NS:
             raise ValueError(f"t_ns is {t_ns}; a clock message lies between 1970 and 2116")
         _, status = self._run(driver.ADVANCE, rows_max, t_ns=t_ns)
@@ -243,12 +274,14 @@ class Engine:
         memory, none = self._memory, self._no_rows
         n_bins, n_trades, n_mbp = memory.rows_written()
         if not (n_bins or n_trades or n_mbp):
-            return none
+            return Output(dict(none.bins), dict(none.trades), none.mbp10)
         return Output(
-            {name: column[:n_bins].copy() for name, column in memory.bin_columns.items()} if n_bins else none.bins,
+            {name: column[:n_bins].copy() for name, column in memory.bin_columns.items()}
+            if n_bins
+            else dict(none.bins),
             {name: column[:n_trades].copy() for name, column in memory.trade_columns.items()}
             if n_trades
-            else none.trades,
+            else dict(none.trades),
             memory.arrays["mbp_rows"][:n_mbp].copy() if n_mbp else none.mbp10,
         )
 
@@ -275,6 +308,10 @@ class Engine:
         engine.config = EngineConfig(**snapshot.read_settings(data))
         engine._use(snapshot.load(data, engine.config.packed()))
         return engine
+
+    def __reduce__(self) -> tuple[Callable[[bytes], "Engine"], tuple[bytes]]:
+        """Copies and pickles go by a snapshot: kernels know an engine's memory by its addresses."""
+        return Engine.restore, (self.snapshot(),)
 
     def digest(self) -> str:
         """Hash of the book, SHA-256 as 64 hex digits, see `digest`; equal books have equal digests."""

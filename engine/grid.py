@@ -340,7 +340,7 @@ def _move_centre(m: Machine, centre: int) -> None:
             ring_marks(m)[place].stamp = 0
     old = state.centre
     state.centre = centre
-    if state.book_state == SNAPSHOT:
+    if state.book_state == SNAPSHOT or not m.physics:
         return
     for side in range(2):
         for i in range(level_count(m, side)):

@@ -42,6 +42,8 @@ from schemas.mbp10 import LEVELS, MBP10_BYTES
 ORDER_BYTES: Final = ORDER_DTYPE.itemsize
 LEVEL_BYTES: Final = LEVEL_DTYPE.itemsize
 PLACE_BYTES: Final = 4
+KEY_BYTES: Final = 8
+SLOT_BYTES: Final = 4
 
 _typeless: Any = numba
 """numba without its partial type information."""
@@ -75,6 +77,10 @@ if _typeless.config.DISABLE_JIT:  # kernels run as Python: slowly, to see which 
     def fetch_line(address: int) -> None:
         """Nothing to do here."""
 
+    def move_bytes(to: int, source: int, count: int) -> None:
+        """Copy memory that may overlap."""
+        ctypes.memmove(int(to), int(source), int(count))
+
 else:  # pragma: no cover  # compiled, or the body of what is compiled
 
     def with_attributes(array: np.ndarray) -> np.ndarray:
@@ -103,6 +109,18 @@ else:  # pragma: no cover  # compiled, or the body of what is compiled
             return target.get_dummy_value()
 
         return types.void(types.int64), generate
+
+    @intrinsic
+    def move_bytes(_context: Any, to: Any, source: Any, count: Any) -> Any:
+        """Copy memory that may overlap; C standard library, `memmove`."""
+
+        def generate(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            to_pointer, from_pointer = (builder.inttoptr(args[i], cgutils.voidptr_t) for i in range(2))
+            move: Any = cgutils.raw_memmove
+            move(builder, to_pointer, from_pointer, args[2], 1)
+            return target.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), generate
 
 
 @inlined

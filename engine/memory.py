@@ -192,7 +192,20 @@ class Memory:
 
         Raises:
             TooManyOrdersError: the order index cannot hold more; nothing has changed.
+            MemoryError: there is no memory for it; nothing has changed.
         """
+        arrays, machine = (
+            dict(self.arrays),
+            self.machine.copy(),
+        )  # kernels know arrays by address: old ones must live on
+        try:
+            self._double_tables()
+        except BaseException:
+            self.arrays = arrays
+            self.machine[:] = machine
+            raise
+
+    def _double_tables(self) -> None:
         m, arrays = self.m, self.arrays
         if m["orders"] == m["order_room"] == order_index.ORDERS_MAX:
             raise TooManyOrdersError(order_index.ORDERS_MAX)
@@ -206,7 +219,7 @@ class Memory:
                 arrays[name] = _doubled(arrays[name])
         if 2 * m["expiring"] >= m["expiring_room"]:
             arrays["expiring"] = _doubled(arrays["expiring"])
-        if not self.state["centred"] and 4 * (m["early"] + m["levels"]) >= m["early_room"]:
+        if m["physics"] and not self.state["centred"] and 4 * (m["early"] + m["levels"]) >= m["early_room"]:
             marks, rows = self.live_rows()
             self._make_early(2 * len(arrays["early_marks"]))
             self._bind()

@@ -3,8 +3,10 @@
 from typing import Final
 
 from control.bench.engine_bins import bins_per_s, gold
-from control.bench.engine_book import PEER_GATES, TAPES, against, book_l3, book_l3_deep, book_physics, tape
+from control.bench.engine_book import PEER_GATES, against, book_l3, book_l3_deep, book_physics, tape
 from control.bench.engine_calls import call_64, call_64_book, start_warm
+from control.bench.engine_grid import grid
+from control.bench.engine_runs import TAPES
 from control.bench.engine_sweeps import INSTRUMENTS, SWEEP_ORDERS, SWEEP_QUEUE, instruments, sweep_orders, sweep_queue
 from control.bench.session import Case
 
@@ -22,4 +24,5 @@ CASES: Final = (
     Case("call_64_book", ("call_64_book_p50", "call_64_book_p99"), call_64_book),
     Case("start_warm", ("start_warm",), start_warm),
     *(Case(f"book_physics_{name}", (f"book_physics_{name}",), tape(name)) for name in TAPES),
+    *(Case(f"grid_{name}", (f"grid_{name}", f"grid_{name}_engine"), grid(name)) for name in TAPES),
 )

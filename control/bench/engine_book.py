@@ -1,12 +1,8 @@
 """Rows of the book: alone, deep, with physics, against peers, and on real tapes."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
-import numpy as np
-
-from connectors.dbn_file import DbnFile
 from control.bench import calibration
 from control.bench.engine_runs import (
     BLOCK,
@@ -16,6 +12,8 @@ from control.bench.engine_runs import (
     cut,
     feed,
     plain_shape,
+    real_tape,
+    records_of,
     swept_shape,
 )
 from control.bench.measure import Bound, Row, Skip, cpu
@@ -118,23 +116,13 @@ def against(name: str) -> Callable[[Session], list[Row]]:
     return measure
 
 
-TAPES: Final = {
-    "esh4": ("dbn/esh4-glbx-mdp3-20231225.mbo.dbn.zst", 250_000_000),
-    "aapl": ("derived/AAPL_20120621_lobster50.mbo.dbn.zst", 10_000_000),
-}
-"""Real tapes below the folder of market data, and their tick sizes."""
-
-
 def tape(name: str) -> Callable[[Session], list[Row]]:
     """The row of a real tape, from its first record on."""
-    row, (place, tick_px) = f"book_physics_{name}", TAPES[name]
+    row = f"book_physics_{name}"
 
     def measure(session: Session) -> list[Row]:
-        path = (session.market_data or Path()) / place
-        if session.market_data is None or not path.is_file():
-            raise Skip(f"no real tape {place}; BAROGRAPH_DATA or --market-data names its folder")
-        with DbnFile(path) as file:
-            records = np.concatenate([run.mbo() for run in file.runs()])
+        path, tick_px = real_tape(session, name)
+        records = records_of(path)
         book = book_of([records])
         truth, blocks = book.digest(tick_px), cut(records, BLOCK)
 
@@ -149,7 +137,13 @@ def tape(name: str) -> Callable[[Session], list[Row]]:
             return calibration.touch_ns(records) * len(records) / 1e9
 
         ours, floor = session.interleave([run, touch])
-        told = {"tape": place, "records": len(records), "orders_at_end": book.orders, "block": BLOCK, "digest": truth}
+        told = {
+            "tape": path.name,
+            "records": len(records),
+            "orders_at_end": book.orders,
+            "block": BLOCK,
+            "digest": truth,
+        }
         rate, base = ours.per_second(len(records)), floor.per_second(len(records))
         return [Row(row, rate, "records/s", "touch_loop", base, conditions=told)]
 

@@ -1,11 +1,13 @@
 """How the engine is run for a figure: a fresh one, its book filled untimed, records in blocks, its digest checked."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from control.bench.measure import Timed, cpu
+from connectors.dbn_file import DbnFile
+from control.bench.measure import Skip, Timed, cpu
 from control.bench.oracle import WrongAnswerError
 from control.bench.session import Session
 from control.bench.synthetic import Shape, Stream
@@ -14,6 +16,31 @@ from engine.engine import Engine, EngineConfig, Output
 BLOCK: Final = 4_096
 PER_BIN: Final = 7_600
 """Records in a bin of 100 ms at 76,000 records a second, a busy future in a busy minute."""
+
+TAPES: Final = {
+    "esh4": ("dbn/esh4-glbx-mdp3-20231225.mbo.dbn.zst", 250_000_000),
+    "aapl": ("derived/AAPL_20120621_lobster50.mbo.dbn.zst", 10_000_000),
+}
+"""Real tapes below the folder of market data, and their tick sizes."""
+
+
+def real_tape(session: Session, name: str) -> tuple[Path, int]:
+    """File and tick size of a real tape.
+
+    Raises:
+        Skip: it is not on this machine.
+    """
+    place, tick_px = TAPES[name]
+    path = (session.market_data or Path()) / place
+    if session.market_data is None or not path.is_file():
+        raise Skip(f"no real tape {place}; BAROGRAPH_DATA or --market-data names its folder")
+    return path, tick_px
+
+
+def records_of(path: Path) -> np.ndarray:
+    """All MBO records of a file of one instrument."""
+    with DbnFile(path) as file:
+        return np.concatenate([run.mbo() for run in file.runs()])
 
 
 def config(stream: Stream, physics: bool = True) -> EngineConfig:

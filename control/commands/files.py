@@ -1,7 +1,7 @@
 """Verbs on files, without any broker: verify, inspect, simulate, book, grid."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,6 +10,9 @@ from control import options
 from control.output import Output, rows
 from runtime.errors import UsageError
 from schemas.bins import RADIUS_DEFAULT
+
+if TYPE_CHECKING:
+    from engine.gold import GoldConfig
 
 
 def register(app: typer.Typer) -> None:
@@ -94,6 +97,10 @@ def grid(
     cell: Annotated[str, typer.Option("--cell", help="width of a bin")] = "100ms",
     radius: Annotated[int, typer.Option("--radius", min=1, max=1000, help="ticks on each side")] = RADIUS_DEFAULT,
     emission: Annotated[str, typer.Option("--emission", help="active, or dense for every bin")] = "active",
+    gold: Annotated[bool, typer.Option("--gold", help="add pressure, vacuum, composite and flow score")] = False,
+    gold_table: Annotated[
+        str, typer.Option("--gold-state-table", help="state5 of gold: symmetric, or original for the first system's")
+    ] = "symmetric",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="stop after so many records")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -106,7 +113,13 @@ def grid(
     config = {"cell_ns": options.cell_ns(cell), "radius": radius, "emission": emission}
     with out.bar("grid", "s of market time") as advance:
         manifest = offline.write_grid(
-            file, out_dir, config, tick_px=options.tick_px(tick), limit=limit, on_progress=advance
+            file,
+            out_dir,
+            config,
+            gold=_gold_config(gold, gold_table),
+            tick_px=options.tick_px(tick),
+            limit=limit,
+            on_progress=advance,
         )
 
     def human(console: Console) -> None:
@@ -114,6 +127,19 @@ def grid(
             (name, i["records"], i["bins"], i["bins_sha256"][:16]) for name, i in manifest["instruments"].items()
         ]
         console.print(rows(("instrument", "records", "bins", "sha256"), body))
-        console.print(f"bins_sha256 {manifest['bins_sha256']}")
+        for kind in ("bins_sha256", "gold_sha256"):
+            if kind in manifest:
+                console.print(f"{kind} {manifest[kind]}")
 
     out.result(manifest, human)
+
+
+def _gold_config(wanted: bool, state_table: str) -> "GoldConfig | None":
+    """Settings of gold as the options say; None without `--gold`."""
+    from engine.gold import GoldConfig
+
+    if state_table not in ("symmetric", "original"):
+        raise UsageError(f"--gold-state-table {state_table} is not known", remedy="use symmetric or original")
+    if not wanted and state_table == "original":
+        raise UsageError("--gold-state-table original is of no use alone", remedy="add --gold")
+    return GoldConfig(state_table="original" if state_table == "original" else "symmetric") if wanted else None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from control.bench.engine_bench import CASES
+from control.bench.engine_runs import TAPES
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -32,8 +33,9 @@ def test_every_row_is_measured_or_told_as_skipped(quick: dict[str, Any]) -> None
     skipped = [s["row"] for s in quick["skipped"]]
     assert sorted(measured + skipped) == sorted(row for case in CASES for row in case.rows)
     assert all(s["reason"] for s in quick["skipped"])
-    may_be_skipped = {"book_l3_vs_nautilus", "book_l3_vs_hftbacktest", "book_physics_esh4", "book_physics_aapl"}
-    assert set(skipped) <= may_be_skipped
+    real = {f"{row}_{name}" for row in ("book_physics", "grid") for name in TAPES}
+    real |= {f"grid_{name}_engine" for name in TAPES}
+    assert set(skipped) <= real | {"book_l3_vs_nautilus", "book_l3_vs_hftbacktest"}
 
 
 def test_the_document_has_its_shape(quick: dict[str, Any]) -> None:
@@ -60,6 +62,17 @@ def test_real_tapes_are_measured(data_dir: Path) -> None:
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
     assert row["conditions"]["records"] == 100_176
+
+
+@pytest.mark.data
+def test_a_grid_file_is_measured_beside_its_rows_alone(data_dir: Path) -> None:
+    done = bench("engine", "--quick", "--json", "--row", "grid_esh4", "--market-data", str(data_dir))
+    assert done.returncode == 0, done.stderr
+    grid, engine = json.loads(done.stdout)["rows"]
+    assert (grid["row"], grid["baseline"], grid["gate"]["limit"]) == ("grid_esh4", "parquet_alone", 2.0)
+    assert (engine["row"], engine["aim"]["limit"]) == ("grid_esh4_engine", 0.3)
+    assert grid["conditions"]["bins"] == 10_920
+    assert engine["value"] < grid["value"]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def test_another_schema_is_refused_where_mbo_is_needed(
         (["run", str(SAMPLE), "--tick", "free"], "is no tick size"),
         (["run", str(SAMPLE), "--speed", "fast"], "is no speed"),
         (["grid", str(SAMPLE), "--out", "x", "--cell", "soon"], "is no width"),
+        (["grid", str(SAMPLE), "--out", "x", "--gold", "--gold-state-table", "new"], "use symmetric or original"),
+        (["grid", str(SAMPLE), "--out", "x", "--gold-state-table", "original"], "add --gold"),
         (["stage", "cook", "--tape", "t"], "there is no stage 'cook'"),
         (["tape", "show", "nothing"], "there is no tape 'nothing'"),
         (["nonsense"], "nonsense"),

@@ -16,8 +16,10 @@ from connectors.dbn_file import DbnFile
 from control import offline
 from control.parquet_file import ParquetFile
 from engine.engine import Engine, EngineConfig
+from engine.gold import Gold, GoldConfig
 from runtime.errors import InputError
-from schemas import bins
+from schemas import bins, gold
+from schemas.columns import RowHash, hash_of_hashes
 
 GRID = {"cell_ns": 100_000_000, "radius": 3, "emission": "active"}
 
@@ -71,6 +73,49 @@ def test_values_survive_the_file_bit_for_bit(tape: Path, tmp_path: Path) -> None
     for column in bins.engine_columns(3):
         expected = np.concatenate([t[column.name] for t in tables])
         assert frame[column.name].to_numpy().tobytes() == expected.tobytes(), column.name
+
+
+def gold_of(path: Path, instrument_id: int, config: GoldConfig) -> dict[str, np.ndarray]:
+    """Gold of one instrument, its records applied in pieces of another length than the file's."""
+    records = records_of(path)
+    mine = np.ascontiguousarray(records[records["instrument_id"] == instrument_id])
+    engine, reducer, rows = Engine(EngineConfig(tick_px=250_000_000, radius=3)), None, []
+    for piece in np.array_split(mine, 7):
+        start = 0
+        while start < len(piece):
+            output, start = engine.apply(np.ascontiguousarray(piece), start)
+            reducer = reducer or Gold(config, GRID["cell_ns"], 250_000_000, 3)
+            rows.append(reducer.apply(output.bins))
+    rows.append(reducer.apply(engine.flush()[0].bins))
+    return {column.name: np.concatenate([table[column.name] for table in rows]) for column in gold.columns(3)}
+
+
+@pytest.mark.parametrize("state_table", ["symmetric", "original"])
+def test_gold_stands_beside_the_bins_and_leaves_them_alone(tape: Path, tmp_path: Path, state_table: str) -> None:
+    config = GoldConfig(state_table=state_table)
+    plain = offline.write_grid(tape, tmp_path / "plain", GRID)
+    golden = offline.write_grid(tape, tmp_path / "gold", GRID, gold=config)
+    frame, without = (pl.read_parquet(tmp_path / name / "bins.parquet") for name in ("gold", "plain"))
+    added = [c.name for c in gold.columns(3) if c.name != "bin_seq"]
+    assert frame.columns == [*without.columns, *added]
+    assert frame.drop(added).equals(without)
+    assert golden["bins_sha256"] == plain["bins_sha256"]
+    assert "gold" not in plain
+    assert "gold_sha256" not in plain
+    expected = {n: gold_of(tape, i, config) for i, n in enumerate(sorted(golden["instruments"]), 1)}
+    hashes = {}
+    for name, columns in expected.items():
+        mine, digest = frame.filter(pl.col("instrument") == name), RowHash(gold.columns(3))
+        digest.update(columns)
+        hashes[name] = digest.hexdigest()
+        assert golden["instruments"][name]["gold_sha256"] == hashes[name]
+        for column in gold.columns(3):
+            assert mine[column.name].to_numpy().tobytes() == columns[column.name].tobytes(), column.name
+        assert np.abs(columns["flow_score"]).max() > 0, "long enough for scores"
+    told = json.loads((tmp_path / "gold" / "manifest.json").read_text())
+    assert told["gold_sha256"] == golden["gold_sha256"] == hash_of_hashes(hashes)
+    assert told["gold"]["config_sha256"] == config.hash()
+    assert GoldConfig(**told["gold"]["config"]) == config
 
 
 def test_book_is_a_data_frame_of_dbn(tape: Path, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """What happens rarely: crowded tables, buffers that fill at an awkward moment, values that are not finite."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
 from engine import order_index
 from engine.book import hint_of
 from engine.engine import Engine, EngineConfig
-from engine.errors import TooManyOrdersError
+from engine.errors import BadRecordsError, ConfigError, TooManyOrdersError
 from engine.gold import GoldConfig
 from engine.order_index import home
 from engine.state import ADD, BID_DEPTH, A, J, V
@@ -58,6 +61,92 @@ def test_without_physics_all_but_the_vectors_is_the_same():
     assert any(full[name].any() for name in vectors)
     for name in full.keys() - vectors:
         assert np.array_equal(full[name], bare[name]), name
+
+
+def test_without_physics_vectors_stay_zero_when_the_window_follows_the_market():
+    engine = Engine(EngineConfig(tick_px=TICK, n_ticks=8, radius=1, physics=False))
+    far = [record(b"A", b"B", 3, 500, 1, 2 * SECOND), record(b"A", b"A", 4, 502, 1, 2 * SECOND)]
+    gone = [record(b"C", b"A", 2, 0, 0, 3 * SECOND), record(b"C", b"B", 1, 0, 0, 3 * SECOND)]
+    table = feed(engine, *two_sided(), *far, *gone, record(b"A", b"B", 5, 499, 1, 4 * SECOND))
+    assert table["spot_tick"][-1] == 501
+    assert not table["bid_depth"].any()
+    assert not table["ask_depth"].any()
+
+
+def test_copies_and_pickles_share_nothing():
+    engine = Engine(EngineConfig(tick_px=TICK, mbp10=True))
+    engine.apply(np.concatenate(two_sided()))
+    before = engine.snapshot()
+    for other in (copy.copy(engine), copy.deepcopy(engine), pickle.loads(pickle.dumps(engine))):
+        assert other.snapshot() == before
+        other.apply(record(b"A", b"B", 9, 10, 1, 2 * SECOND))
+        assert (other.orders, engine.orders) == (3, 2)
+    assert engine.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("tick_px", 0.5), ("tick_px", "5"), ("bucket", 1.3), ("cell_ns", 1e6), ("radius", None), ("mbp10", 2)],
+)
+def test_settings_are_of_their_kind(setting, value):
+    with pytest.raises(ConfigError) as caught:
+        EngineConfig(**{"tick_px": TICK, setting: value})
+    assert caught.value.setting == setting
+
+
+def test_settings_that_are_equal_are_stored_equally():
+    given = EngineConfig(tick_px=np.int64(TICK), tau_v_s=2, mbp10=np.True_)
+    assert given == EngineConfig(tick_px=TICK, mbp10=True)
+    assert Engine(given).snapshot() == Engine(EngineConfig(tick_px=TICK, mbp10=True)).snapshot()
+
+
+def test_answers_without_rows_are_the_callers_own():
+    engine = Engine(EngineConfig(tick_px=TICK))
+    first, _ = engine.apply(two_sided()[0])
+    first.bins.clear()
+    first.trades["other"] = np.zeros(0)
+    second, _ = engine.apply(two_sided()[1])
+    assert "bin_seq" in second.bins
+    assert "other" not in second.trades
+
+
+def test_a_long_array_is_looked_at_piece_by_piece(monkeypatch):
+    monkeypatch.setattr("engine.engine.RECORDS_MAX", 3)
+    records = np.concatenate([record(b"A", b"B", i + 1, 10, 1, SECOND) for i in range(7)])
+    records["rtype"][5] = 1
+    engine = Engine(EngineConfig(tick_px=TICK))
+    assert engine.apply(records)[1] == 3
+    with pytest.raises(BadRecordsError) as caught:
+        engine.apply(records, 3)
+    assert caught.value.index == 5
+    assert engine.records == 3
+
+
+def test_moves_between_extreme_prices_stop_at_the_edge_of_their_column():
+    engine = Engine(EngineConfig(tick_px=1))
+    low, high = record(b"A", b"B", 1, 0, 1, SECOND), record(b"A", b"B", 2, 0, 1, 2 * SECOND)
+    low["price"], high["price"] = -(2**63), 2**63 - 2
+    table = feed(engine, low, high, record(b"C", b"B", 2, 0, 0, 3 * SECOND))
+    assert table["best_bid_move"].tolist() == [0, 2**31 - 1, -(2**31 - 1)]
+
+
+@pytest.mark.parametrize("table", ["orders", "places"])
+def test_a_lack_of_memory_changes_nothing(monkeypatch, table):
+    engine = Engine(EngineConfig(tick_px=TICK))
+    room = len(engine._memory.arrays["orders"])
+    engine.apply(np.concatenate([record(b"A", b"B", i + 1, 10, 1, SECOND) for i in range(room)]))
+    before = engine.snapshot()
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"engine.memory.{'_doubled' if table == 'orders' else '_empty_places'}", fail)
+        with pytest.raises(MemoryError):
+            engine.apply(record(b"A", b"B", room + 1, 10, 1, SECOND))
+    assert engine.snapshot() == before
+    engine.apply(record(b"A", b"B", room + 1, 10, 1, SECOND))
+    assert engine.orders == room + 1
 
 
 def test_trades_of_neither_side_and_fills_of_nowhere():

@@ -1,5 +1,8 @@
 """Layout and spelling of what travels."""
 
+import subprocess
+import sys
+
 import databento_dbn
 import numpy as np
 import pytest
@@ -113,3 +116,23 @@ def test_topics_of_a_tape_are_distinct_and_never_expire() -> None:
     assert list(of_tape("t1", "alt")) == ["t1.mbo.v1", *(f"t1.alt.{s}.v1" for s in ("bins", "trades", "bars"))]
     assert MBO.name("t1", "any") == "t1.mbo.v1"
     assert all(spec.config()["retention.ms"] == "-1" for spec in CATALOGUE)
+
+
+def test_arrow_batches_take_any_array_and_do_not_bring_pandas_along() -> None:
+    """Importing pandas would cost every process a quarter of a second."""
+    code = """
+import sys
+import numpy as np
+from schemas.columns import Column, to_arrow
+columns = (Column("x", "i8", "lots", "x"), Column("v", "f8", "lots", "v", 3))
+fixed = np.arange(3)
+fixed.flags.writeable = False
+batch = to_arrow({"x": fixed, "v": np.arange(18.0).reshape(3, 6)[:, ::2]}, columns)
+none = to_arrow({"x": np.zeros(0, "i8"), "v": np.zeros((0, 3))}, columns)
+assert "pandas" not in sys.modules
+assert batch.to_pydict() == {"x": [0, 1, 2], "v": [[0.0, 2.0, 4.0], [6.0, 8.0, 10.0], [12.0, 14.0, 16.0]]}
+assert none.num_rows == 0 and none.schema == batch.schema
+batch.validate(full=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
