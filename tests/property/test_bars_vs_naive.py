@@ -18,8 +18,8 @@ from streams.build_bars import bars_stage
 from streams.partition import PartitionState, Place, rows_per_part
 from tests.naive.bars import bars_of
 
-PRICES = st.one_of(st.integers(-(10**4), 10**14), st.just(UNDEF_PRICE))
-SIZES = st.one_of(st.integers(0, 9), st.integers(0, (1 << 32) - 2))
+PRICES = st.one_of(st.integers(-(10**4), 10**4), st.integers(10**13, 10**14), st.just(UNDEF_PRICE))
+SIZES = st.one_of(st.integers(0, 9), st.integers(10**6, (1 << 32) - 2))  # with the large prices: beyond 64 bits
 TRADES = st.lists(st.tuples(st.integers(0, 40), PRICES, SIZES, st.sampled_from([-1, 0, 1])), max_size=60)
 WIDTHS = st.lists(st.integers(1, 200), min_size=1, max_size=3, unique=True)
 PLACE = Place("t1", "main", 0, 0, "run0")
