@@ -17,10 +17,9 @@ from runtime.object_store import LocalObjectStore
 from runtime.tapes import Manifest
 from schemas import topics
 from schemas.message import Message
-from schemas.topics import TopicSpec
+from schemas.topics import DERIVED, TopicSpec
 from sinks.runner import NAMES, SinkReport
 
-DERIVED = (topics.BINS, topics.TRADES)
 SINKS = NAMES
 
 

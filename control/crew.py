@@ -26,7 +26,7 @@ LOOK_EVERY_S: Final = 0.25
 
 
 class Crew:
-    """Books stage and sinks of one tape and line.
+    """Stages and sinks of one tape and line.
 
     Args:
         manifest: the tape.

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any, Final
 
 from connectors import simulated_feed
-from control.arrival import DERIVED, SINKS, Arrival
+from control.arrival import SINKS, Arrival
 from control.output import Output
 from control.pipeline import LINE_CONFIG
 from control.stack import Stack
@@ -15,6 +15,7 @@ from runtime.errors import MissingServiceError
 from runtime.kafka import CheckedProducer
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, new_tape
+from schemas.topics import DERIVED
 from streams.run_id import run_id
 
 TAPE: Final = "demo"

@@ -11,9 +11,10 @@ import click
 import typer
 
 from runtime.settings import Settings
-from schemas import bins, mbo, trades
+from schemas import mbo
 from schemas.columns import Column, row_dtype
 from schemas.topics import CATALOGUE
+from sinks.tables import TABLES
 
 _NOTE: Final = "<!-- made by `make docs` from the code; edits here are lost -->\n"
 
@@ -32,8 +33,8 @@ def topics_page() -> str:
         lines.append(f"| `{spec.name('T', 'L')}` | {settings} |")
     lines.append("\n## Rows\n\n### `mbo`: DBN MBO records, 56 bytes\n")
     lines.append((mbo.__doc__ or "").split("\n\n", 2)[2].strip())
-    lines += _columns("bins", bins.columns(bins.RADIUS_DEFAULT))
-    lines += _columns("trades", trades.COLUMNS)
+    for table in TABLES.values():
+        lines += [] if table.raw else _columns(table.name, table.columns)
     return "\n".join(lines) + "\n"
 
 

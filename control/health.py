@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from control.arrival import DERIVED, SINKS, Arrival
+from control.arrival import SINKS, Arrival
 from control.embedded.kafka_jars import bad_jars, cache_dir
 from control.embedded.kafka_lock import read_lock
 from control.services import open_store
@@ -19,6 +19,7 @@ from runtime.kafka import ping
 from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
+from schemas.topics import DERIVED
 
 FREE_SHARE_MIN: Final = 0.10
 """Free part of the disk below which nothing is started: a broker that fills its disk dies in mid-segment."""

@@ -4,7 +4,7 @@
 2. Decide what to do about the tape (`control.plan`).
 3. Find or start broker and store.
 4. Make the tape: manifest, topics, line.
-5. Start the books stage and the sinks as processes; publish; wait until the `end` of every instrument has left them.
+5. Start the stages and the sinks as processes; publish; wait until the `end` of every instrument has left them.
 6. Stop what was started, read everything back, report.
 """
 
@@ -21,7 +21,7 @@ from connectors.blocks import CutRule, rule_for_speed
 from connectors.dbn_verify import Expected, VerifyReport, load_manifest, verify_all
 from connectors.pacer import MAX_SPEED
 from control import health, report
-from control.arrival import DERIVED, SINKS, Arrival
+from control.arrival import SINKS, Arrival
 from control.crew import Crew
 from control.embedded.folder_lock import FolderLock
 from control.output import Output
@@ -34,9 +34,15 @@ from runtime.object_store import LocalObjectStore
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, Source, TapeStore, new_tape
 from schemas.names import tape_of_file
+from schemas.topics import DERIVED
 from streams.run_id import run_id
 
-LINE_CONFIG: Final[dict[str, Any]] = {"cell_ns": 100_000_000, "radius": 50, "n_ticks": 8192}
+LINE_CONFIG: Final[dict[str, Any]] = {
+    "cell_ns": 100_000_000,
+    "radius": 50,
+    "n_ticks": 8192,
+    "intervals_ns": [1_000_000_000, 60_000_000_000],
+}
 """Semantic configuration of a line unless told otherwise; part of its `run`."""
 
 
@@ -243,7 +249,7 @@ def _process(
 def _steps(arrival: Arrival) -> Sequence[tuple[str, Callable[[], int], int]]:
     """What a tape passes after it was published: title, root messages done, root messages in all."""
     published = arrival.published()
-    steps = [(f"books: {spec.stream}", partial(arrival.computed, spec), published) for spec in DERIVED]
+    steps = [(f"{spec.producer}: {spec.stream}", partial(arrival.computed, spec), published) for spec in DERIVED]
     streams = len(DERIVED) + 1
     return steps + [(f"sink: {sink}", partial(_messages, arrival, sink), published * streams) for sink in SINKS]
 

@@ -43,12 +43,12 @@ def build(
         HoleError, ConflictError: a topic is damaged.
     """
     scans: dict[str, TopicScan] = {}
-    for spec in (topics.MBO, topics.BINS, topics.TRADES):
+    for spec in topics.of_tape(manifest.tape, line).values():
         with out.bar(f"reading {spec.stream}", "messages") as advance:
             scans[spec.stream] = scan_topic(servers, manifest, line, spec, lambda n: advance(n, 0))
     with closing(open_store(store_url)) as client:
         compared = reconcile(manifest, line, servers, client=client, lake=LocalObjectStore(lake_dir))
-    bins, trades = scans[topics.BINS.stream], scans[topics.TRADES.stream]
+    bins = scans[topics.BINS.stream]
     sources = [asdict(source) for source in manifest.sources]
     books = {name: str(state["book_digest"]) for name, state in sorted(bins.summaries.items())}
     known = manifest.lines[line]
@@ -57,10 +57,7 @@ def build(
         "line": line,
         "input": {"files": sources},
         "instruments": dict(sorted(bins.summaries.items())),
-        "topics": {
-            spec.name(manifest.tape, line): scans[spec.stream].counts()
-            for spec in (topics.MBO, topics.BINS, topics.TRADES)
-        },
+        "topics": {name: scans[spec.stream].counts() for name, spec in topics.of_tape(manifest.tape, line).items()},
         "bins": {"emitted": bins.records, "sha256": bins.sha256(), "by_instrument": bins.by_instrument()},
         "store": {table: counts.store_rows for table, counts in compared.tables.items()},
         "lake": {table: counts.lake_rows for table, counts in compared.tables.items()},
@@ -71,7 +68,7 @@ def build(
             blocking=manifest.blocking,
             run=known.run,
             config=known.config,
-            outputs={"bins": bins.by_instrument(), "trades": trades.by_instrument()},
+            outputs={spec.stream: scans[spec.stream].by_instrument() for spec in topics.DERIVED},
             books=books,
         ),
     }

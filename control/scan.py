@@ -13,10 +13,11 @@ from runtime.codec import decode_rows
 from runtime.kafka import read_range
 from runtime.sequence import Sequence, Verdict
 from runtime.tapes import Manifest
-from schemas import bins, topics, trades
+from schemas import bins, topics
 from schemas.columns import Column, RowHash, hash_of_hashes
 from schemas.message import Message
 from schemas.topics import TopicSpec
+from sinks.tables import TABLES
 
 
 @dataclass(slots=True)
@@ -52,11 +53,9 @@ class TopicScan:
 
 def row_of(spec: TopicSpec, config: Mapping[str, Any]) -> tuple[Column, ...]:
     """The row of a derived topic under a line's configuration; empty for the raw topic."""
-    rows = {
-        topics.BINS: bins.columns(int(config.get("radius", bins.RADIUS_DEFAULT))),
-        topics.TRADES: trades.COLUMNS,
-    }
-    return rows.get(spec, ())
+    if spec is topics.BINS:
+        return bins.columns(int(config.get("radius", bins.RADIUS_DEFAULT)))
+    return TABLES[spec.stream].columns
 
 
 def scan_topic(

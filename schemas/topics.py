@@ -73,15 +73,22 @@ BINS: Final = TopicSpec(
 )  # fmt: skip
 TRADES: Final = TopicSpec(
     "trades", "line", 1, "instrument", "Arrow IPC stream, one row per trade (schemas.trades)", "books stage",
-    ("sinks", "gateway"),
+    ("bars stage", "sinks", "gateway"),
+)  # fmt: skip
+BARS: Final = TopicSpec(
+    "bars", "line", 1, "instrument", "Arrow IPC stream, one row per bar (schemas.bars)", "bars stage",
+    ("sinks",),
 )  # fmt: skip
 TAPES: Final = TopicSpec(
     "ops.tapes", "global", 1, "tape", "Avro: the tape's manifest as it stands", "control",
     ("operators",), compacted=True,
 )  # fmt: skip
 
-CATALOGUE: Final = (MBO, BINS, TRADES, TAPES)
+CATALOGUE: Final = (MBO, BINS, TRADES, BARS, TAPES)
 """All topics, in the order in which data flows."""
+
+DERIVED: Final = tuple(spec for spec in CATALOGUE if spec.scope == "line")
+"""What stages write: the topics that are made once for each line."""
 
 
 def of_tape(tape: str, line: str = "main") -> dict[str, TopicSpec]:

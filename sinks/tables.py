@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from schemas import bins, trades
+from schemas import bars, bins, trades
 from schemas.columns import Column
 from schemas.mbo import MBO_DTYPE
-from schemas.topics import BINS, MBO, TRADES, TopicSpec
+from schemas.topics import BARS, BINS, MBO, TRADES, TopicSpec
 
 RAW_LINE: Final = "-"
 """Line of raw rows: they belong to no configuration."""
@@ -79,6 +79,7 @@ TABLES: Final = {
         TableSpec(MBO, (), ("ts_event", "ts_recv")),
         TableSpec(BINS, bins.columns(), ("ts_end_ns", "ts_start_ns")),
         TableSpec(TRADES, trades.COLUMNS, ("ts_ns",)),
+        TableSpec(BARS, bars.COLUMNS, ("ts_end_ns", "ts_start_ns")),
     )
 }
 """Every table by its name, in the order in which data flows."""

@@ -21,21 +21,13 @@ from schemas.envelope import crc32
 from schemas.mbo import MBO_DTYPE
 from schemas.message import Message
 from streams import reducer
+from streams.reducer import BrokenMessageError
 
 PIECE_VERSION: Final = 1
 _PIECE_HEAD: Final = struct.Struct("<HI")
 _BINS, _TRADES = topics.BINS.stream, topics.TRADES.stream
-
-
-class BrokenMessageError(BarographError):
-    """A raw message that cannot be applied."""
-
-    def __init__(self, message: Message, reason: str) -> None:
-        self.topic, self.partition, self.offset, self.reason = message.topic, message.partition, message.offset, reason
-        super().__init__(
-            f"message at offset {message.offset} of {message.topic}[{message.partition}] {reason}",
-            remedy="find out who produced it; a tape is made again with --replace",
-        )
+_SETTINGS: Final = ("cell_ns", "radius", "n_ticks")
+"""What this stage takes from the configuration of a line; the rest belongs to other stages."""
 
 
 @dataclass(slots=True)
@@ -174,7 +166,8 @@ def summary(engine: Engine) -> dict[str, Any]:
 
 def books_stage(config: Mapping[str, Any]) -> reducer.Stage:
     """The books stage with the semantic configuration of a line."""
-    radius = int(config.get("radius", bins.RADIUS_DEFAULT))
+    own = {name: config[name] for name in _SETTINGS if name in config}
+    radius = int(own.get("radius", bins.RADIUS_DEFAULT))
     return reducer.Stage(
         name="books",
         source=topics.MBO,
@@ -182,6 +175,6 @@ def books_stage(config: Mapping[str, Any]) -> reducer.Stage:
             _BINS: reducer.Output(topics.BINS, bins.columns(radius)),
             _TRADES: reducer.Output(topics.TRADES, trades.COLUMNS),
         },
-        config=dict(config),
-        reducer=lambda: BooksReducer(config),
+        config=own,
+        reducer=lambda: BooksReducer(own),
     )

@@ -4,6 +4,11 @@ For each input message that the repeat rule accepts, the reducer's rows are join
 *parts* after a fixed number of rows that depends on the row's size alone, so neither block sizes in memory nor pauses
 of the reducer show in the output. All parts of one root message carry its `seq`; the final one says `last`. A root that
 gives no rows still gives one empty part, so that consumers can tell "nothing happened" from "not yet".
+
+A stage that reads another stage's topic gets a root message in several parts. They are one input: rows wait from part
+to part, output parts number on, and only the final input part closes the outputs. So the final output part has rows
+unless the whole root gave none, and how the stage before cut its parts does not show. A state in the middle of a root
+is never stored; whoever takes over starts the root again at part 0.
 """
 
 from collections.abc import Sequence as List
@@ -71,11 +76,11 @@ class PartCutter:
             self._rows -= start
         return out
 
-    def close(self, *, last: bool) -> list[tuple[int, bytes, int]]:
-        """The rest of the rows; with `last`, one part even without rows, so that the root message is seen to end."""
-        rest, rows = concat_tables(self._waiting, self.columns), self._rows
-        self._waiting, self._rows = [], 0
-        return [self._encode(rest)] if rows or last else []
+    def close(self) -> tuple[int, bytes, int]:
+        """The final part of a root message: the rest of the rows, or none, so that the root is seen to end."""
+        rest = self._encode(concat_tables(self._waiting, self.columns))
+        self._waiting, self._rows, self.part = [], 0, 0
+        return rest
 
     def _encode(self, table: Table) -> tuple[int, bytes, int]:
         self.part += 1
@@ -115,16 +120,12 @@ class PartitionState:
         verdict = self.sequence.check(seq, envelope.part, last=envelope.last, run=envelope.run, crc32=envelope.crc32)
         if verdict is Verdict.REPEAT:
             return None
-        if envelope.part == 0:
-            for cutter in self._cutters.values():
-                cutter.part = 0
         parts: list[tuple[str, int, bytes, int, bool]] = []
         for rows in self.reducer.apply(message):
             parts += [(rows.stream, *part, False) for part in self._cutters[rows.stream].add(rows.table)]
         stamp = self.reducer.stamp(message)
-        for name, cutter in self._cutters.items():
-            rest = cutter.close(last=envelope.last)
-            parts += [(name, *part, envelope.last) for part in rest]
+        if envelope.last:
+            parts += [(name, *cutter.close(), True) for name, cutter in self._cutters.items()]
         return [self._outgoing(message, seq, stamp, *part) for part in parts]
 
     def _outgoing(

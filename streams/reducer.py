@@ -9,9 +9,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from runtime.errors import BarographError
 from schemas.columns import Column, Table
 from schemas.message import Message
 from schemas.topics import TopicSpec
+
+
+class BrokenMessageError(BarographError):
+    """A message that a reducer cannot apply."""
+
+    def __init__(self, message: Message, reason: str) -> None:
+        self.topic, self.partition, self.offset, self.reason = message.topic, message.partition, message.offset, reason
+        super().__init__(
+            f"message at offset {message.offset} of {message.topic}[{message.partition}] {reason}",
+            remedy="find out who produced it; a tape is made again with --replace",
+        )
 
 
 @dataclass(frozen=True, slots=True)

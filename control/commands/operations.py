@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def sql(
-    statement: Annotated[str, typer.Argument(help="a SELECT; tables: bins, trades, mbo")],
+    statement: Annotated[str, typer.Argument(help="a SELECT; tables: bins, trades, bars, mbo")],
     form: Annotated[str, typer.Option("--format", help="table, csv, parquet or arrow")] = "table",
     out_file: Annotated[Path | None, typer.Option("--out", help="file to write; default: standard output")] = None,
     clickhouse_url: options.ClickHouse = None,
@@ -77,8 +77,9 @@ def reconcile(
     as_json: options.Json = False,
 ) -> None:
     """Compare a tape's topics with ClickHouse and the lake, row by row; exit code 1 if they differ."""
-    from control.arrival import DERIVED, Arrival
+    from control.arrival import Arrival
     from control.services import Services, open_store
+    from schemas.topics import DERIVED
     from sinks.reconcile import reconcile as reconcile_tape
 
     given = options.settings(

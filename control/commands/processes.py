@@ -65,22 +65,23 @@ def store(port: options.Port = None, data: options.Data = None, as_json: options
 
 
 def stage(
-    name: Annotated[str, typer.Argument(help="which stage: books")],
     tape: options.Tape,
+    names: Annotated[list[str] | None, typer.Argument(help="which stages: books, bars; all if none is named")] = None,
     line: options.Line = "main",
-    slot: Annotated[int, typer.Option("--slot", min=0, help="number of this worker among those of the stage")] = 0,
+    slot: Annotated[int, typer.Option("--slot", min=0, help="number of this worker among those of these stages")] = 0,
     bootstrap_servers: options.Bootstrap = None,
     data: options.Data = None,
 ) -> None:
-    """Run a worker of a stage on a tape and line until Ctrl-C."""
+    """Run a worker of one or more stages on a tape and line until Ctrl-C."""
     from streams.stages import STAGES
-    from streams.worker import run_stage
+    from streams.worker import run_stages
 
-    if name not in STAGES:
-        raise UsageError(f"there is no stage {name!r}", remedy=f"use one of: {', '.join(STAGES)}")
+    for name in names or ():
+        if name not in STAGES:
+            raise UsageError(f"there is no stage {name!r}", remedy=f"use one of: {', '.join(STAGES)}")
     settings = _with_broker(options.settings(data_dir=data, bootstrap_servers=bootstrap_servers))
     watch_lifeline()
-    run_stage(name, tape, line, settings, slot=slot)
+    run_stages(names or (), tape, line, settings, slot=slot)
 
 
 def sink(

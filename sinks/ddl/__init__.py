@@ -20,10 +20,11 @@ from typing import Final
 from clickhouse_connect.driver.client import Client
 
 from runtime.errors import InputError
+from sinks.tables import TABLES
 
 log = logging.getLogger(__name__)
 
-FILES: Final = ("mbo", "bins", "trades", "bins_full")
+FILES: Final = (*TABLES, "bins_full")
 """What is applied, in order: tables before the views over them."""
 
 IDENTITY: Final = "identity"

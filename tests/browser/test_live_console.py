@@ -38,7 +38,7 @@ def wait_for_console(folder: Path, demo: "subprocess.Popen[bytes]") -> str:
     while time.monotonic() < deadline:
         assert demo.poll() is None, (folder / "out.log").read_text()[-3000:]
         known = folder / "endpoints.json"
-        if known.is_file() and (folder / "log" / "books-demo-main.log").is_file():
+        if known.is_file() and (folder / "log" / "stages-demo-main.log").is_file():
             return str(json.loads(known.read_text())["api"]["address"])
         time.sleep(0.2)
     raise AssertionError((folder / "out.log").read_text()[-3000:])

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from engine.engine import Engine, EngineConfig
+from runtime.codec import encode_rows
+from schemas.columns import slice_table
+from schemas.envelope import Envelope, crc32
 from schemas.mbo import MBO_DTYPE, MBO_RTYPE
+from schemas.message import Message
+from schemas.trades import COLUMNS as TRADE_COLUMNS
 from schemas.units import UNDEF_PRICE
+from streams.build_bars import BarsReducer
 from tests.naive import compare
 
 pytestmark = pytest.mark.data
@@ -18,6 +24,7 @@ pytestmark = pytest.mark.data
 TICK = 250_000_000
 SECOND = 10**9
 MINUTE = 60 * SECOND
+OHLCV = ("ts_start_ns", "open_px", "high_px", "low_px", "close_px", "volume_sz")
 SIGN = {b"B": 1, b"A": -1, b"N": 0}
 
 
@@ -107,3 +114,17 @@ def test_bars_follow_from_bins_and_trades(quotes, bars, cell_ns):
         assert sum(int(table[f"trade_{n}_sz"][inside].sum()) for n in ("buy", "sell", "none")) == bar["volume"]
         assert int(table["trade_count"][inside].sum()) == len(px)
         assert table["last_trade_px"][inside][-1] == bar["close"]
+
+
+@pytest.mark.parametrize("block", [1, 7, 120])
+def test_bars_of_the_stage_are_the_published_ones(quotes, bars, block):
+    _, trades = run(as_mbo(quotes), SECOND)
+    stage, made = BarsReducer([MINUTE]), []
+    for start in (*range(0, len(trades["px"]), block), None):
+        rows = slice_table(trades, start or 0, 0 if start is None else start + block)
+        value, count = encode_rows(rows, TRADE_COLUMNS), len(rows["px"])
+        kind, t = ("data", int(rows["ts_ns"][-1])) if count else ("end", 0)
+        envelope = Envelope(kind, "trades", count=count, crc32=crc32(value), t=t)
+        found = stage.apply(Message("t.main.trades.v1", 0, 0, 0, "ES", value, envelope))
+        made += [row for rows in found for row in zip(*(rows.table[n].tolist() for n in OHLCV), strict=True)]
+    assert made == [(*(int(bar[n]) for n in ("ts_event", "open", "high", "low", "close", "volume")),) for bar in bars]

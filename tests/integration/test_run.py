@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from control.offline import write_grid
+from control.pipeline import LINE_CONFIG
+from schemas.units import PRICE_SCALE
 from tests.integration.conftest import left_over
 
 pytestmark = [pytest.mark.real, pytest.mark.data, pytest.mark.timeout(600)]
@@ -36,7 +38,7 @@ def test_esh4_report(esh4_report: dict[str, Any], folder: Path) -> None:
     assert not any(es["counters"].values())
     assert es["book_digest"] == "d07527ebc365eacd62e88be4a937ea176c2e6e3c5d503799dd0929de946ed9c6"
     assert esh4_report["bins"]["emitted"] == 10_920
-    rows = {"mbo": 68_792, "bins": 10_920, "trades": 2_973}
+    rows = {"mbo": 68_792, "bins": 10_920, "trades": 2_973, "bars": 1_048}
     assert {name.split(".")[-2]: t["records"] for name, t in esh4_report["topics"].items()} == rows
     assert esh4_report["store"] == esh4_report["lake"] == rows
     assert esh4_report["reconcile"] == {"missing": 0, "duplicate": 0}
@@ -71,6 +73,27 @@ def test_sql_answers_from_bins_and_trades(
     assert "nonsense" in bad.stderr
 
 
+@pytest.mark.parametrize("width", LINE_CONFIG["intervals_ns"])
+def test_bars_are_what_sql_gives_from_the_trades(
+    esh4_report: dict[str, Any], report: Callable[..., Any], folder: Path, width: int
+) -> None:
+    """Equal in every bar and column; the notional as the double next to the exact sum, which SQL gives as text."""
+    wanted = f"""
+        SELECT instrument, intDiv(ts_ns, {width}) * {width} AS ts_start_ns, ts_start_ns + {width} AS ts_end_ns,
+            argMin(px, (seq, part, row)) AS open_px, max(px) AS high_px, min(px) AS low_px,
+            argMax(px, (seq, part, row)) AS close_px, toInt64(intDiv(sum(toInt128(px) * sz), sum(sz))) AS vwap_px,
+            sum(sz) AS volume_sz, sumIf(sz, side = 1) AS trade_buy_sz, sumIf(sz, side = -1) AS trade_sell_sz,
+            sumIf(sz, side = 0) AS trade_none_sz, count() AS trade_count, toString(sum(toInt128(px) * sz)) AS notional
+        FROM trades WHERE tape = 't1' GROUP BY instrument, ts_start_ns ORDER BY instrument, ts_start_ns"""
+    made = report("sql", " ".join(wanted.split()), "--data", folder)
+    for bar in made:
+        bar["trade_notional"] = int(bar.pop("notional")) / PRICE_SCALE
+    columns = ", ".join(made[0])
+    stored = f"SELECT {columns} FROM bars WHERE interval_ns = {width} ORDER BY instrument, seq, part, row"
+    assert report("sql", stored, "--data", folder) == made
+    assert sum(bar["trade_count"] for bar in made) == 2_973
+
+
 def test_a_finished_tape_gives_its_report_again(
     esh4_report: dict[str, Any], report: Callable[..., Any], esh4: Path, folder: Path
 ) -> None:
@@ -95,7 +118,7 @@ def test_aapl_of_2012(report: Callable[..., Any], aapl: Path, tmp_path: Path) ->
     stock = made["instruments"]["XNAS.ITCH:AAPL"]
     assert (stock["bid_levels"], stock["ask_levels"], stock["orders"]) == (148, 130, 442)
     assert stock["book_digest"] == "0ba3b7f77c98c8852d2beaa89d252be53a9694d27841b8dd3aa2373eb6037762"
-    rows = {"mbo": 100_176, "bins": 15_062, "trades": 6_268}
+    rows = {"mbo": 100_176, "bins": 15_062, "trades": 6_268, "bars": 1_396}
     assert made["store"] == made["lake"] == rows
     assert made["reconcile"] == {"missing": 0, "duplicate": 0}
     assert write_grid(aapl, tmp_path / "grid", GRID)["bins_sha256"] == made["bins"]["sha256"]

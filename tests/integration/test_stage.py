@@ -1,4 +1,4 @@
-"""The books stage on a real broker: the same bytes, whatever is killed."""
+"""The stages in one worker on a real broker: the same bytes, whatever is killed."""
 
 import math
 import os
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,12 +24,17 @@ from control.offline import write_grid
 from control.pipeline import LINE_CONFIG
 from control.scan import scan_topic
 from control.topic_admin import TopicAdmin
+from runtime.codec import decode_rows
 from runtime.kafka import CheckedProducer, read_range
 from runtime.object_store import LocalObjectStore
 from runtime.tapes import Line, Manifest, TapeStore, new_tape
 from schemas import topics
+from schemas.message import Message
+from schemas.topics import TopicSpec
+from sinks.tables import TABLES
 from streams.run_id import run_id
 from tests.integration.conftest import ROOT, SAMPLE
+from tests.naive.bars import bars_of
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -53,7 +59,7 @@ def publish(manifest: Manifest, reports: list[VerifyReport], kafka: str) -> dbn_
 
 
 def start_worker(tape: str, kafka: str, folder: Path) -> "subprocess.Popen[bytes]":
-    argv = [sys.executable, "-m", "control.cli", "stage", "books", "--tape", tape, "--data", str(folder)]
+    argv = [sys.executable, "-m", "control.cli", "stage", "--tape", tape, "--data", str(folder)]
     env = {**os.environ, "BAROGRAPH_CHECKPOINT_MIN_S": "0.05"}
     with (folder / "worker.log").open("ab") as log:
         return subprocess.Popen([*argv, "--bootstrap-servers", kafka], cwd=ROOT, env=env, stdout=log, stderr=log)
@@ -61,10 +67,29 @@ def start_worker(tape: str, kafka: str, folder: Path) -> "subprocess.Popen[bytes
 
 def wait_for(arrival: Arrival, wanted: int, worker: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + 120
-    while arrival.computed(topics.BINS) < wanted or arrival.computed(topics.TRADES) < wanted:
+    while (computed := min(arrival.computed(spec) for spec in topics.DERIVED)) < wanted:
         assert worker.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, f"{arrival.computed(topics.BINS)} of {wanted}"
+        assert time.monotonic() < deadline, f"{computed} of {wanted}"
         time.sleep(0.1)
+
+
+def first_of_each(kafka: str, spec: TopicSpec, tape: str) -> list[Message]:
+    """The messages of a topic without repeats, which must be byte-equal."""
+    first: dict[tuple[int, int], Message] = {}
+    for message in read_range(kafka, spec.name(tape), 0):
+        known = first.setdefault((message.envelope.seq, message.envelope.part), message)
+        assert (known.value, known.envelope) == (message.value, message.envelope), "a repeat differs from the first"
+    return list(first.values())
+
+
+def rows_of(kafka: str, spec: TopicSpec, tape: str) -> dict[str, list[dict[str, Any]]]:
+    """Instrument → its rows on a topic, in order."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for message in first_of_each(kafka, spec, tape):
+        table = decode_rows(message.value, TABLES[spec.stream].columns)
+        rows = zip(*(column.tolist() for column in table.values()), strict=True)
+        out.setdefault(message.instrument, []).extend(dict(zip(table, row, strict=True)) for row in rows)
+    return out
 
 
 @pytest.fixture
@@ -99,10 +124,11 @@ def test_killed_workers_leave_the_same_bytes(
     wanted = write_grid(SAMPLE, tmp_path / "grid", {"cell_ns": 100_000_000, "radius": 50, "emission": "active"})
     assert found.sha256() == wanted["bins_sha256"]
     assert set(found.summaries) == set(manifest.instruments)
-    first: dict[tuple[int, int], bytes] = {}
-    for message in read_range(kafka, topics.BINS.name(manifest.tape), 0):
-        place = (message.envelope.seq, message.envelope.part)
-        assert first.setdefault(place, message.value) == message.value, "a repeat differs from the first"
+    first_of_each(kafka, topics.BINS, manifest.tape)
+    trade_rows, bar_rows = (rows_of(kafka, spec, manifest.tape) for spec in (topics.TRADES, topics.BARS))
+    assert set(bar_rows) == set(trade_rows) == set(manifest.instruments)
+    for name, rows in trade_rows.items():
+        assert bar_rows[name] == bars_of(rows, LINE_CONFIG["intervals_ns"])
 
 
 def test_a_lost_state_is_computed_again_from_the_start(

@@ -51,7 +51,7 @@ def test_run_replace_status_and_sql_beside_up(
     assert row["n"] == first["store"]["mbo"]
     seen = report("status", "--data", tmp_path)
     assert seen["services"]["kafka"]["answers"]
-    assert seen["tapes"]["t1"]["main"]["lag"] == {"bins": 0, "trades": 0}
+    assert seen["tapes"]["t1"]["main"]["lag"] == {"bins": 0, "trades": 0, "bars": 0}
     assert report("replay", SAMPLE, "--tape", "t2", "--speed", "max", "--data", tmp_path)["messages"] > 0
     deadline = time.monotonic() + 90
     while report("reconcile", "--tape", "t2", "--data", tmp_path)["missing"] if arrived(tmp_path, cli) else True:
@@ -64,4 +64,6 @@ def arrived(folder: Path, cli: Callable[..., Any]) -> bool:
     """Whether both sinks say that all of tape t2 is written."""
     done = cli("status", "--data", folder, "--json")
     tape = json.loads(done.stdout)["tapes"]["t2"]["main"]
-    return tape["lag"] == {"bins": 0, "trades": 0} and tape["rows"]["lake"] == tape["rows"]["clickhouse"] != {}
+    return (
+        tape["lag"] == {"bins": 0, "trades": 0, "bars": 0} and tape["rows"]["lake"] == tape["rows"]["clickhouse"] != {}
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from runtime.codec import encode_avro, encode_rows
 from runtime.tapes import Instrument, Line, Manifest
-from schemas import bins, trades
+from schemas import bars, bins, trades
 from schemas.columns import Column, empty_table
 from schemas.envelope import Envelope, crc32
 from schemas.mbo import MBO_DTYPE
@@ -74,7 +74,7 @@ def make_tape(
     tape: str = "t1",
     repeats: bool = False,
 ) -> Made:
-    """Definition, data and clocks, end of each instrument; bins and trades derived from each, in one or more parts.
+    """Definition, data and clocks, end of each instrument; derived streams from each, in one or more parts.
 
     Args:
         seed: of the content.
@@ -108,6 +108,7 @@ def make_tape(
     derived = {
         f"{tape}.main.bins.v1": _derived(rng, messages, BINS, "bins", repeats),
         f"{tape}.main.trades.v1": _derived(rng, messages, trades.COLUMNS, "trades", repeats),
+        f"{tape}.main.bars.v1": _derived(rng, messages, bars.COLUMNS, "bars", repeats),
     }
     named = {topic: [_message(topic, at, *item) for at, item in enumerate(items)] for topic, items in derived.items()}
     return Made({f"{tape}.mbo.v1": messages, **named})

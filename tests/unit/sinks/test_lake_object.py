@@ -13,7 +13,7 @@ from sinks.lake_object import decode_object, encode_object, read_index, read_pla
 from sinks.tables import TABLES
 from tests.unit.sinks.messages import first_of_each, make_tape
 
-STREAMS = {"mbo": "t1.mbo.v1", "bins": "t1.main.bins.v1", "trades": "t1.main.trades.v1"}
+STREAMS = {"mbo": "t1.mbo.v1", "bins": "t1.main.bins.v1", "trades": "t1.main.trades.v1", "bars": "t1.main.bars.v1"}
 
 
 def batch(stream: str, seed: int, blocks: int = 6) -> Batch:

@@ -36,10 +36,10 @@ def test_raw_rows_are_exact() -> None:
     assert set(table.column("run").to_pylist()) == {""}
 
 
-@pytest.mark.parametrize("stream", ["bins", "trades"])
+@pytest.mark.parametrize("stream", ["bins", "trades", "bars"])
 def test_derived_rows_are_exact(stream: str) -> None:
     messages = make_tape().topics[f"t1.main.{stream}.v1"]
-    columns = BINS if stream == "bins" else TABLES["trades"].columns
+    columns = BINS if stream == "bins" else TABLES[stream].columns
     table = build_rows(batch_of(messages, stream))
     assert table.num_rows == sum(m.envelope.count for m in messages)
     start = 0

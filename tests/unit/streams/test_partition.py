@@ -26,8 +26,8 @@ COLUMNS = (Column("n", "i8", "count", "a number"),)
 class Counting:
     """Gives as many rows as the message counts, in yields of a chosen size."""
 
-    def __init__(self, pause: int) -> None:
-        self.pause, self.total = pause, 0
+    def __init__(self, pause: int, stream: str = "trades") -> None:
+        self.pause, self.stream, self.total = pause, stream, 0
 
     def apply(self, message: Message) -> Iterator[Rows]:
         left = message.envelope.count
@@ -37,7 +37,7 @@ class Counting:
             table["n"][:] = np.arange(self.total, self.total + rows)
             self.total += rows
             left -= rows
-            yield Rows("trades", table)
+            yield Rows(self.stream, table)
 
     def stamp(self, message: Message) -> Stamp:
         return Stamp(message.envelope.t, {"trades": "done"} if message.envelope.kind == "end" else {})
@@ -93,6 +93,48 @@ def test_nothing_to_say_is_one_empty_part_and_end_has_a_summary() -> None:
     assert (quiet.value, quiet.envelope.part, quiet.envelope.last, quiet.envelope.summary) == (b"", 0, True, "")
     (end,) = worker.take(message(1, 0, "end")) or []
     assert end.envelope.summary == "done"
+
+
+def part_of(seq: int, part: int, count: int, *, last: bool) -> Message:
+    """A message of a stage's topic: its seq and part stand in the headers, its offset says nothing."""
+    envelope = Envelope("data", "trades", count=count, t=5_000_000, seq=seq, part=part, last=last, run="run0")
+    return Message("t1.main.trades.v1", 0, 3 * seq + part, 5, "X", b"", envelope)
+
+
+def later_state() -> PartitionState:
+    """A stage that reads what another stage writes."""
+    outputs = {"bars": Output(topics.BARS, COLUMNS)}
+    made = Stage("later", topics.TRADES, outputs, {}, lambda: Counting(7, "bars"))
+    return PartitionState(made, Place("t1", "main", 0, 100, "run0"), made.reducer(), 100)
+
+
+def test_parts_of_a_root_are_one_input_of_a_later_stage() -> None:
+    size, worker = rows_per_part(COLUMNS), later_state()
+    made = [worker.take(part_of(100, i, count, last=i == 3)) for i, count in enumerate((2, size, 5, 0))]
+    heads = [[(o.envelope.seq, o.envelope.part, o.envelope.last, o.envelope.count) for o in m or ()] for m in made]
+    assert heads == [[], [(100, 0, False, size)], [], [(100, 1, True, 7)]]
+    rows = concat_tables([decode_rows(o.value, COLUMNS) for m in made for o in m or ()], COLUMNS)
+    assert rows["n"].tolist() == list(range(size + 7))
+
+
+def test_a_later_stage_says_nothing_once_for_a_root_without_rows() -> None:
+    worker = later_state()
+    assert worker.take(part_of(100, 0, 0, last=False)) == []
+    (quiet,) = worker.take(part_of(100, 1, 0, last=True)) or []
+    assert (quiet.value, quiet.envelope.part, quiet.envelope.last) == (b"", 0, True)
+    (one,) = worker.take(part_of(101, 0, 1, last=True)) or []
+    assert (one.envelope.seq, one.envelope.part, one.envelope.count) == (101, 0, 1)
+
+
+def test_a_later_stage_drops_repeated_parts_and_refuses_missing_ones() -> None:
+    worker = later_state()
+    assert worker.take(part_of(100, 0, 3, last=False)) == []
+    assert worker.take(part_of(100, 0, 3, last=False)) is None
+    for missing in (part_of(100, 2, 3, last=True), part_of(101, 0, 3, last=True)):
+        with pytest.raises(HoleError):
+            worker.take(missing)
+    (done,) = worker.take(part_of(100, 1, 3, last=True)) or []
+    assert done.envelope.count == 6
 
 
 def test_wide_rows_are_cut_by_bytes() -> None:
