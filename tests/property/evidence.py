@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 LOG = ROOT / "docs/evidence/engine-properties.txt"
+TESTS = ROOT / "tests/property/test_engine_vs_naive.py"
 SEEDS = (1, 2)
 """One process each; two cores are what the reference machine has."""
 EXAMPLES = int(os.environ.get("ENGINE_EXAMPLES", "50000"))
@@ -37,7 +38,7 @@ def start(seed, folder):
         ENGINE_EXAMPLES=str(EXAMPLES // len(SEEDS)),
         ENGINE_TALLY=str(folder / f"{seed}.json"),
     )
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests/property")]
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS)]
     with (folder / f"{seed}.txt").open("wb") as out:
         return subprocess.Popen(argv, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
 
@@ -59,7 +60,8 @@ def report(commit, tally, seconds):
         *(f"{name:<18}{version(name)}" for name in PACKAGES),
         "",
         "again with        " + f"ENGINE_EXAMPLES={EXAMPLES} make evidence",
-        f"or one seed       ENGINE_SEED=1 ENGINE_EXAMPLES={EXAMPLES // len(SEEDS)} python -m pytest tests/property",
+        f"or one seed       ENGINE_SEED=1 ENGINE_EXAMPLES={EXAMPLES // len(SEEDS)} python -m pytest "
+        f"{TESTS.relative_to(ROOT)}",
         "",
         "examples run without a failure",
         *(f"  {n:>9,}  {name}" for name, n in done.items()),
