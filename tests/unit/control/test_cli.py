@@ -51,3 +51,32 @@ def test_peers_that_are_not_there_are_bad_usage_of_the_bench(
     code, out, err = call(monkeypatch, capsys, *words)
     assert (code, out) == (2, "")
     assert err.startswith(f"barograph: --peers {folder} {lack}; ")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ctrl_c_is_an_exit_code_wherever_it_strikes(wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a class is being made, as in the first second of a program, Python wraps it in a RuntimeError."""
+
+    def run() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            if not wrapped:
+                raise
+            raise RuntimeError("Error calling __set_name__") from error
+
+    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+
+
+def test_other_errors_are_not_taken_for_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> int:
+        raise ValueError("a fault of the program")
+
+    monkeypatch.setattr(cli, "_run", run)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(ValueError, match="fault"):
+        cli.main()
