@@ -128,7 +128,7 @@ def test_settings_out_of_range_are_named(setting, value):
     assert caught.value.setting == setting
 
 
-@pytest.mark.parametrize(("place", "setting"), enumerate(("cell_ns", "unit_px", "radius")))
+@pytest.mark.parametrize(("place", "setting"), tuple(enumerate(("cell_ns", "unit_px", "radius"))))
 def test_frames_out_of_range_are_named(place, setting):
     frame = [CELL, UNIT, RADIUS]
     frame[place] = -1
