@@ -24,7 +24,7 @@ How a record becomes a row, and the files in the order in which to read them:
 8. `gold.Gold` takes the rows of bins and gives pressure, vacuum, the flow score and what goes with them. Its kernels
    are in `gold_rows`, on medians from `sorted_window` and the tanh of `hyperbolic`. It reads no book and no record.
 
-Beside the path of a record, `warm` compiles everything once at installation.
+Beside the path of a record, `framing` is how states lie in bytes, and `warm` compiles everything at installation.
 
 With `EngineConfig(physics=False)` step 4 is left out: book, scalars of bins, trades and MBP-10 are the same, the
 vectors of the grid are zero, and the book is several times faster.

@@ -24,7 +24,7 @@ from engine import counters, grid, trades
 from engine._jit import i64, inlined
 from engine.machine import level_of, order_of, state_of
 from engine.order_index import find
-from engine.state import ASK, BID, NONE, Machine, Record
+from engine.state import ASK, BID, BUY, NONE, SELL, Machine, Record
 from engine.ticks import nearest_tick
 from schemas.mbo import F_MBP, F_PUBLISHER_SPECIFIC, F_SNAPSHOT
 from schemas.units import UNDEF_PRICE, UNDEF_SIZE
@@ -35,9 +35,6 @@ MODIFY: Final = ord("M")
 FILL: Final = ord("F")
 TRADE: Final = ord("T")
 CLEAR: Final = ord("R")
-
-_BUY: Final = ord("B")
-_SELL: Final = ord("A")
 
 _EVENT: Final = 0
 _VIEW: Final = 1
@@ -144,7 +141,7 @@ def _place(m: Machine, record: Record, mode: int) -> None:
     if record.price == UNDEF_PRICE:
         counters.count(m, counters.UNDEFINED_PRICE)
         return
-    if record.side != _BUY and record.side != _SELL:
+    if record.side != BUY and record.side != SELL:
         counters.count(m, counters.UNDEFINED_SIDE)
         return
     slot = find(m, record.order_id)
@@ -155,7 +152,7 @@ def _place(m: Machine, record: Record, mode: int) -> None:
         state.add_count += 1
     else:
         state.modify_count += 1
-    side = BID if record.side == _BUY else ASK
+    side = BID if record.side == BUY else ASK
     if slot == NONE:
         if not is_add:
             counters.count(m, counters.UNKNOWN_MODIFY)

@@ -20,15 +20,13 @@ from engine._jit import i64, inlined
 from engine.book import hint_of
 from engine.machine import ORDER_BYTES, PLACE_BYTES, fetch_line, hints, level_of, order_of
 from engine.order_index import home, likely_slot
-from engine.state import ASK, BID, Machine, Record
+from engine.state import ASK, BID, BUY, Machine, Record
 
 AHEAD: Final = 16
 """Records that `look_ahead` looks beyond the one to be applied. Fewer: waits are not over; more: what was fetched may
 be gone again from the fastest cache."""
 _ORDERS_AHEAD: Final = 10
 _NEIGHBOURS_AHEAD: Final = 5
-
-_BUY: Final = ord("B")
 
 
 @inlined
@@ -41,7 +39,7 @@ def _fetch_neighbours(m: Machine, record: Record) -> None:
     order = order_of(m, likely_slot(m, record.order_id))
     _fetch_order(m, order.prev)
     _fetch_order(m, order.next)
-    side = BID if record.side == _BUY else ASK
+    side = BID if record.side == BUY else ASK
     level = level_of(m, max(0, i64(hints(m)[side, hint_of(record.price)])))
     _fetch_order(m, level.tail)
 

@@ -24,7 +24,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from engine import gold_rows
-from engine.errors import BadBinsError, ConfigError, SnapshotError
+from engine.errors import BadBinsError, ConfigError
+from engine.framing import pack, unpack
 from engine.gold_rows import INPUTS, KEY_DTYPE, ORDERS, SETTINGS_DTYPE, STATE_DTYPE, Memory
 from schemas import bins, gold
 from schemas.columns import Table
@@ -302,8 +303,7 @@ class Gold:
             memory.bin_seqs[slots].astype("<i8").tobytes(),
             memory.comps[slots].astype("<f8").tobytes(),
         ]
-        body = _HEAD.pack(_MAGIC, STATE_FORMAT) + b"".join(_SIZE.pack(len(p)) + p for p in parts)
-        return body + sha256(body).digest()
+        return pack("gold", STATE_FORMAT, parts)
 
     @classmethod
     def restore(cls, data: bytes) -> "Gold":
@@ -318,7 +318,7 @@ class Gold:
         Raises:
             SnapshotError: the bytes are no snapshot, damaged, or of another version.
         """
-        settings_bytes, seen, seq_bytes, comp_bytes = _parts(data)
+        settings_bytes, seen, seq_bytes, comp_bytes = unpack("gold", STATE_FORMAT, data)
         settings = json.loads(settings_bytes)
         restored = cls(GoldConfig(**settings["config"]), **{name: settings[name] for name in _FRAME})
         width = restored._width
@@ -334,31 +334,8 @@ class Gold:
 _FRAME: Final = ("cell_ns", "unit_px", "radius")
 """What a Gold is for, beside its settings."""
 
-_MAGIC: Final = b"barograph-gold"
 STATE_FORMAT: Final = 1
 """Rises when the bytes, or what follows from them, change; another version is refused."""
-_HEAD: Final = struct.Struct("<16sI")
-_SIZE: Final = struct.Struct("<Q")
-_HASH_BYTES: Final = 32
-
-
-def _parts(data: bytes) -> list[bytes]:
-    """The four sections of a snapshot, after all checks."""
-    body, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
-    if len(body) < _HEAD.size or _HEAD.unpack_from(body)[0].rstrip(b"\0") != _MAGIC:
-        raise SnapshotError("not a gold snapshot")
-    version = _HEAD.unpack_from(body)[1]
-    if version != STATE_FORMAT:
-        raise SnapshotError(f"gold snapshot of format {version}; this engine reads format {STATE_FORMAT}")
-    if sha256(body).digest() != digest:
-        raise SnapshotError("gold snapshot is damaged: its hash does not match")
-    parts, at = [], _HEAD.size
-    while at < len(body):
-        (size,) = _SIZE.unpack_from(body, at)
-        at += _SIZE.size
-        parts.append(body[at : at + size])
-        at += size
-    return parts
 
 
 def _memory(config: GoldConfig, cell_ns: int, unit_px: int, width: int) -> Memory:

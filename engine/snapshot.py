@@ -8,29 +8,22 @@ once. Values are copied bit for bit; a restored engine goes on exactly as the ol
 """
 
 import json
-import struct
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import Any, Final
 
 import numpy as np
 
 from engine import book, grid
-from engine.errors import SnapshotError
+from engine.framing import pack, unpack
 from engine.machine import with_attributes
 from engine.memory import Memory
 from engine.state import ASK, BID, LEVEL_DTYPE, MARK_DTYPE, ORDER_DTYPE, ROW_FLOATS
 
-_MAGIC: Final = b"barograph-engine"
 STATE_FORMAT: Final = 1
 """Rises when the bytes change; another version is refused."""
 
 _VERBATIM: Final = ("state", "counts", "top_ten", "event")
 """Arrays that are stored as they lie."""
-
-_HEAD: Final = struct.Struct("<16sI")
-_SIZE: Final = struct.Struct("<Q")
-_HASH_BYTES: Final = 32
 
 _LEVEL: Final = np.dtype([("px", "<i8"), ("count", "<i4")])
 _ORDER: Final = np.dtype([("id", "<u8"), ("pending", "<i8"), ("size", "<u4")])
@@ -86,27 +79,7 @@ def dump(memory: Memory, settings: Mapping[str, Any]) -> bytes:
         _packed(marks, _MARK).tobytes(),
         rows.tobytes(),
     ]
-    body = _HEAD.pack(_MAGIC, STATE_FORMAT) + b"".join(_SIZE.pack(len(p)) + p for p in parts)
-    return body + sha256(body).digest()
-
-
-def _parts(data: bytes) -> list[bytes]:
-    """The sections of a snapshot, after all checks."""
-    body, digest = data[:-_HASH_BYTES], data[-_HASH_BYTES:]
-    if len(body) < _HEAD.size or not body.startswith(_MAGIC):
-        raise SnapshotError("not an engine snapshot")
-    version = _HEAD.unpack_from(body)[1]
-    if version != STATE_FORMAT:
-        raise SnapshotError(f"engine snapshot of format {version}; this engine reads format {STATE_FORMAT}")
-    if sha256(body).digest() != digest:
-        raise SnapshotError("engine snapshot is damaged: its hash does not match")
-    parts, at = [], _HEAD.size
-    while at < len(body):
-        (size,) = _SIZE.unpack_from(body, at)
-        at += _SIZE.size
-        parts.append(body[at : at + size])
-        at += size
-    return parts
+    return pack("engine", STATE_FORMAT, parts)
 
 
 def read_settings(data: bytes) -> dict[str, Any]:
@@ -121,7 +94,7 @@ def read_settings(data: bytes) -> dict[str, Any]:
     Raises:
         SnapshotError: the bytes are no snapshot, damaged, or of another version.
     """
-    settings: dict[str, Any] = json.loads(_parts(data)[0])
+    settings: dict[str, Any] = json.loads(unpack("engine", STATE_FORMAT, data)[0])
     return settings
 
 
@@ -135,7 +108,7 @@ def load(data: bytes, machine: np.ndarray) -> Memory:
     Returns:
         Fresh memory that holds `machine`; its tables have room for what was read and grow from there.
     """
-    _, *verbatim, bid_bytes, ask_bytes, order_bytes, mark_bytes, row_bytes = _parts(data)
+    _, *verbatim, bid_bytes, ask_bytes, order_bytes, mark_bytes, row_bytes = unpack("engine", STATE_FORMAT, data)
     bids = _unpacked(bid_bytes, _LEVEL, LEVEL_DTYPE)
     asks = _unpacked(ask_bytes, _LEVEL, LEVEL_DTYPE)
     orders = _unpacked(order_bytes, _ORDER, ORDER_DTYPE)

@@ -22,6 +22,9 @@ Machine: TypeAlias = Record
 
 BID: Final = 0
 ASK: Final = 1
+BUY: Final = ord("B")
+SELL: Final = ord("A")
+"""Sides as records spell them: of an order, or of the aggressor of a trade."""
 NONE: Final = -1
 """No slot."""
 

@@ -3,16 +3,11 @@
 The aggressor is the side of the record: B bought, A sold, N or anything else is unknown and counts as neither.
 """
 
-from typing import Final
-
 from engine._jit import i64, kernel
 from engine.book import best
 from engine.machine import level_of, state_of, trade_rows
-from engine.state import ASK, BID, NONE, Machine, Record
+from engine.state import ASK, BID, BUY, NONE, SELL, Machine, Record
 from schemas.units import PRICE_SCALE, UNDEF_PRICE
-
-_BUY: Final = ord("B")
-_SELL: Final = ord("A")
 
 
 @kernel
@@ -25,7 +20,7 @@ def record_trade(m: Machine, record: Record, lots: int) -> None:
         lots: Its size; 0 if the venue gave none.
     """
     state = state_of(m)
-    sign = 1 if record.side == _BUY else (-1 if record.side == _SELL else 0)
+    sign = 1 if record.side == BUY else (-1 if record.side == SELL else 0)
     state.trade_count += 1
     if sign > 0:
         state.trade_buy_sz += lots

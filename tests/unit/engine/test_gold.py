@@ -359,9 +359,9 @@ def test_bytes_that_are_no_snapshot():
     reducer = make()
     reducer.apply(table_of(*noisy(5)))
     data = reducer.snapshot()
-    with pytest.raises(SnapshotError, match="not a gold snapshot"):
+    with pytest.raises(SnapshotError, match="no snapshot of barograph's gold"):
         Gold.restore(b"")
-    with pytest.raises(SnapshotError, match="not a gold snapshot"):
+    with pytest.raises(SnapshotError, match="no snapshot of barograph's gold"):
         Gold.restore(b"barograph-engine" + data[16:])
     with pytest.raises(SnapshotError, match="format 9"):
         Gold.restore(data[:16] + b"\x09" + data[17:])
