@@ -29,6 +29,8 @@ from tests.naive.engine import NaiveEngine
 
 pytestmark = pytest.mark.timeout(36_000)  # 25 ms an example on a quiet core; evidence runs take tens of thousands
 
+ROUND_EXAMPLES, ROUNDS_MAX = 200, 10
+"""Examples of one round that looks for the hard cases, and rounds at most; two are nearly always enough."""
 EXAMPLES = int(os.environ.get("ENGINE_EXAMPLES", "400"))
 SEED = int(os.environ.get("ENGINE_SEED", secrets.randbelow(2**32)))
 AGAIN = f"again with: ENGINE_SEED={SEED} ENGINE_EXAMPLES={EXAMPLES} python -m pytest tests/property -k "
@@ -317,12 +319,29 @@ def test_record_times_are_the_engine_times(plan):
 
 
 def test_random_sequences_hold_every_hard_case():
-    """Of a fixed couple of hundred examples; the same strategies make those of the tests above."""
+    """
+    The strategies of the tests above make each named case, three times or more.
+
+    Rounds of examples are added until they do: what a seed draws is not the same everywhere, since hypothesis also
+    draws from the constants of the modules that happen to be loaded.
+    """
+    held = Counter()
+    for number in range(ROUNDS_MAX):
+        held += cases_of_a_round(number)
+        missing = {name: held[name] for name in cases.CASES if held[name] < 3}
+        if not missing:
+            break
+    assert missing == {}, f"examples that hold it, of {ROUNDS_MAX * ROUND_EXAMPLES}"
+    assert set(held) <= set(cases.CASES)
+
+
+def cases_of_a_round(number):
+    """How many examples of a round hold each case."""
     held, last = Counter(), Counter()
 
-    @seed(1)
+    @seed(number)
     @settings(
-        max_examples=200,
+        max_examples=ROUND_EXAMPLES,
         suppress_health_check=list(HealthCheck),
         database=None,
         deadline=None,
@@ -336,5 +355,4 @@ def test_random_sequences_hold_every_hard_case():
         held.update(set(last))
 
     add_up()
-    assert set(held) == set(cases.CASES)
-    assert {name: n for name, n in held.items() if n < 3} == {}, "examples that hold it, of 200"
+    return held
