@@ -43,7 +43,7 @@ def build(
         HoleError, ConflictError: a topic is damaged.
     """
     scans: dict[str, TopicScan] = {}
-    for spec in topics.of_tape(manifest.tape, line).values():
+    for spec in topics.rooted(manifest.tape, line).values():
         with out.bar(f"reading {spec.stream}", "messages") as advance:
             scans[spec.stream] = scan_topic(servers, manifest, line, spec, lambda n: advance(n, 0))
     with closing(open_store(store_url)) as client:
@@ -57,7 +57,7 @@ def build(
         "line": line,
         "input": {"files": sources},
         "instruments": dict(sorted(bins.summaries.items())),
-        "topics": {name: scans[spec.stream].counts() for name, spec in topics.of_tape(manifest.tape, line).items()},
+        "topics": {name: scans[spec.stream].counts() for name, spec in topics.rooted(manifest.tape, line).items()},
         "bins": {"emitted": bins.records, "sha256": bins.sha256(), "by_instrument": bins.by_instrument()},
         "store": {table: counts.store_rows for table, counts in compared.tables.items()},
         "lake": {table: counts.lake_rows for table, counts in compared.tables.items()},

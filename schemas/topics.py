@@ -36,6 +36,8 @@ class TopicSpec:
         producer: who writes it.
         consumers: who reads it.
         compacted: whether only the newest value of each key is kept.
+        rooted: whether its messages descend from one raw message each and carry its `seq`; else several producers
+            write it, and consumers are idempotent by the id in the record.
     """
 
     stream: str
@@ -46,6 +48,7 @@ class TopicSpec:
     producer: str
     consumers: tuple[str, ...]
     compacted: bool = False
+    rooted: bool = True
 
     def name(self, tape: str = "", line: str = "main") -> str:
         """The topic's name on a tape and line."""
@@ -79,12 +82,26 @@ BARS: Final = TopicSpec(
     "bars", "line", 1, "instrument", "Arrow IPC stream, one row per bar (schemas.bars)", "bars stage",
     ("sinks",),
 )  # fmt: skip
+GAPS: Final = TopicSpec(
+    "gaps", "tape", 1, "instrument", "Avro: a stretch of input without effect on the book (schemas/avro/gap.avsc)",
+    "stages", ("operators",), rooted=False,
+)  # fmt: skip
+DEAD_LETTERS: Final = TopicSpec(
+    "dead_letters", "tape", 1, "as the original",
+    "Avro: a message that could not be applied, with all its bytes (schemas/avro/dead_letter.avsc)",
+    "stages", ("operators",), rooted=False,
+)  # fmt: skip
 TAPES: Final = TopicSpec(
     "ops.tapes", "global", 1, "tape", "Avro: the tape's manifest as it stands", "control",
-    ("operators",), compacted=True,
+    ("operators",), compacted=True, rooted=False,
+)  # fmt: skip
+RUNS: Final = TopicSpec(
+    "ops.runs", "global", 1, "id of the cutover",
+    "Avro: a line goes on under another run (schemas/avro/cutover.avsc)", "control",
+    ("operators",), compacted=True, rooted=False,
 )  # fmt: skip
 
-CATALOGUE: Final = (MBO, BINS, TRADES, BARS, TAPES)
+CATALOGUE: Final = (MBO, BINS, TRADES, BARS, GAPS, DEAD_LETTERS, TAPES, RUNS)
 """All topics, in the order in which data flows."""
 
 DERIVED: Final = tuple(spec for spec in CATALOGUE if spec.scope == "line")
@@ -94,3 +111,8 @@ DERIVED: Final = tuple(spec for spec in CATALOGUE if spec.scope == "line")
 def of_tape(tape: str, line: str = "main") -> dict[str, TopicSpec]:
     """Topic name → entry for every topic of a tape and line, raw first."""
     return {spec.name(tape, line): spec for spec in CATALOGUE if spec.scope != "global"}
+
+
+def rooted(tape: str, line: str = "main") -> dict[str, TopicSpec]:
+    """Topic name → entry for the raw topic and what stages make of it: what a replay gives again, byte for byte."""
+    return {name: spec for name, spec in of_tape(tape, line).items() if spec.rooted}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas import bars, bins, columns, names, trades
 from schemas.envelope import KINDS, Envelope, from_headers
 from schemas.mbo import MBO_BYTES, MBO_DTYPE
-from schemas.topics import CATALOGUE, MBO, of_tape
+from schemas.topics import CATALOGUE, MBO, of_tape, rooted
 
 
 def test_mbo_is_databentos_layout() -> None:
@@ -113,7 +113,9 @@ def test_tape_name_of_a_file(file: str, tape: str) -> None:
 
 
 def test_topics_of_a_tape_are_distinct_and_never_expire() -> None:
-    assert list(of_tape("t1", "alt")) == ["t1.mbo.v1", *(f"t1.alt.{s}.v1" for s in ("bins", "trades", "bars"))]
+    derived = [f"t1.alt.{s}.v1" for s in ("bins", "trades", "bars")]
+    assert list(rooted("t1", "alt")) == ["t1.mbo.v1", *derived]
+    assert list(of_tape("t1", "alt")) == ["t1.mbo.v1", *derived, "t1.gaps.v1", "t1.dead_letters.v1"]
     assert MBO.name("t1", "any") == "t1.mbo.v1"
     assert all(spec.config()["retention.ms"] == "-1" for spec in CATALOGUE)
 
