@@ -89,6 +89,7 @@ class CheckedProducer:
     """
 
     def __init__(self, bootstrap_servers: str, config: Mapping[str, Any] | None = None) -> None:
+        self._servers = bootstrap_servers
         self._producer = Producer(
             {
                 **_COMMON,
@@ -142,6 +143,10 @@ class CheckedProducer:
         self._raise_failures()
         if left or self.confirmed != self.sent:
             raise DeliveryError("all topics", -1, self.sent - self.confirmed, f"no answer for {timeout_s:g} s")
+
+    def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
+        """The highest (`seq`, `part`) anywhere on a partition; see `newest_place`."""
+        return newest_place(self._servers, topic, partition)
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
@@ -260,3 +265,18 @@ def read_range(
                     return
                 position = message.offset + 1
                 yield message
+
+
+def newest_place(bootstrap_servers: str, topic: str, partition: int) -> tuple[int, int] | None:
+    """The highest (`seq`, `part`) anywhere on a partition of a derived topic; None if it is empty.
+
+    The newest message need not hold it: whoever redoes work goes back. So the whole log is read, and this is for rare
+    questions only.
+    """
+    with contextlib.closing(consumer(bootstrap_servers)) as client:
+        low, _ = watermarks(client, topic, partition)
+    places = (
+        (message.envelope.seq, message.envelope.part)
+        for message in read_range(bootstrap_servers, topic, partition, low)
+    )
+    return max(places, default=None)

@@ -76,17 +76,32 @@ class Sequence:
             HoleError: messages before it are missing; state is unchanged.
             ConflictError: a repeat differs from the first.
         """
+        verdict = self.judge(seq, part, run=run, crc32=crc32)
+        if verdict is Verdict.ACCEPT:
+            self.accept(seq, part, last=last, run=run, crc32=crc32)
+        return verdict
+
+    def judge(self, seq: int, part: int, *, run: str = "", crc32: int = 0) -> Verdict:
+        """Judge one message; what is expected next stays the same.
+
+        Raises:
+            HoleError: messages before it are missing.
+            ConflictError: a repeat differs from the first.
+        """
         got, expected = (seq, part), (self.next_seq, self.next_part)
         if got > expected:
             raise HoleError(self.where, expected, got)
-        if got < expected:
-            first = self._seen.get(got)
-            if first is not None and first[0] == run and first[1] != crc32:
-                raise ConflictError(self.where, seq, part)
-            self.dropped += 1
-            return Verdict.REPEAT
-        self._seen[got] = (run, crc32)
+        if got == expected:
+            return Verdict.ACCEPT
+        first = self._seen.get(got)
+        if first is not None and first[0] == run and first[1] != crc32:
+            raise ConflictError(self.where, seq, part)
+        self.dropped += 1
+        return Verdict.REPEAT
+
+    def accept(self, seq: int, part: int, *, last: bool, run: str = "", crc32: int = 0) -> None:
+        """Move on past a message that was judged `ACCEPT`."""
+        self._seen[seq, part] = (run, crc32)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         self.next_seq, self.next_part = (seq + 1, 0) if last else (seq, part + 1)
-        return Verdict.ACCEPT

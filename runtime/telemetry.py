@@ -22,6 +22,7 @@ STAGE_SEQ: Final = Gauge(
     "barograph_stage_seq", "Number of the last root message applied", ["stage", "tape", "partition"]
 )
 STAGE_REPEATS: Final = Counter("barograph_stage_repeats", "Input messages dropped as repeats", ["stage", "tape"])
+STAGE_SKIPS: Final = Counter("barograph_stage_skips", "Messages that were skipped as poison", ["stage", "tape"])
 CHECKPOINT_SECONDS: Final = Histogram(
     "barograph_checkpoint_seconds",
     "Time to write a checkpoint",

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from runtime.codec import decode_rows
-from runtime.errors import BarographError, InputError
+from runtime.errors import InputError
 from schemas import bars, topics, trades
 from schemas.columns import Table, slice_table, table_rows
 from schemas.envelope import crc32
@@ -37,7 +37,8 @@ from schemas.units import PRICE_SCALE, UNDEF_PRICE
 from streams import reducer
 from streams.reducer import BrokenMessageError
 
-PIECE_VERSION: Final = 1
+STATE_FORMAT: Final = 1
+"""Form of a piece: JSON of `_to_json`."""
 _BARS = topics.BARS.stream
 _SUMS: Final = ("volume_sz", "trade_buy_sz", "trade_sell_sz", "trade_none_sz", "trade_count", "priced_sz", "notional")
 _PART: Final = ("ts_ns", "open_px", "high_px", "low_px", "close_px", *_SUMS)
@@ -86,6 +87,10 @@ class BarsReducer:
         if closed:
             yield reducer.Rows(_BARS, _rows(closed))
 
+    def skip(self, message: Message, reason: str) -> Iterator[reducer.Rows]:
+        """Bars go on with what they have: the marker and the gap record say that trades are missing."""
+        return iter(())
+
     def stamp(self, message: Message) -> reducer.Stamp:
         """Engine time of the root message, as the trades have it."""
         return reducer.Stamp(message.envelope.t, {})
@@ -95,18 +100,9 @@ class BarsReducer:
         return {name: json.dumps(_to_json(state), sort_keys=True).encode() for name, state in self._open.items()}
 
     def restore(self, pieces: Mapping[str, bytes]) -> None:
-        """Take over the state of `pieces`.
-
-        Raises:
-            BarographError: a piece has another version.
-        """
+        """Take over the state of `pieces`."""
         for name, piece in pieces.items():
             known = json.loads(piece)
-            if known["version"] != PIECE_VERSION:
-                raise BarographError(
-                    f"state of {name} has version {known['version']}, this release reads {PIECE_VERSION}",
-                    remedy="start a new line with --line",
-                )
             self._open[name] = Open(known["t_ns"], {int(d): _one_row(bar) for d, bar in known["bars"].items()})
 
     def _advance(self, state: Open, fresh: Table, until_ns: int | None, *, ended: bool) -> list[tuple[int, Table]]:
@@ -206,7 +202,7 @@ def _rows(closed: Sequence[tuple[int, Table]]) -> Table:
 
 def _to_json(state: Open) -> dict[str, Any]:
     open_bars = {str(d): {name: int(bar[name][0]) for name in _PART} for d, bar in state.bars.items()}
-    return {"version": PIECE_VERSION, "t_ns": state.t_ns, "bars": open_bars}
+    return {"t_ns": state.t_ns, "bars": open_bars}
 
 
 def _one_row(bar: Mapping[str, int]) -> Table:
@@ -230,4 +226,5 @@ def bars_stage(config: Mapping[str, Any]) -> reducer.Stage:
         outputs={_BARS: reducer.Output(topics.BARS, bars.COLUMNS)},
         config={"intervals_ns": sorted(intervals_ns)},
         reducer=lambda: BarsReducer(sorted(intervals_ns)),
+        state_format=STATE_FORMAT,
     )

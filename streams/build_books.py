@@ -13,17 +13,20 @@ from typing import Any, Final
 import numpy as np
 
 from engine.engine import Engine, EngineConfig, Output
+from engine.errors import BadRecordsError
 from runtime.codec import decode_avro
-from runtime.errors import BarographError
+from runtime.errors import InputError
 from schemas import bins, topics, trades
 from schemas.columns import table_rows
 from schemas.envelope import crc32
-from schemas.mbo import MBO_DTYPE
+from schemas.mbo import MBO_DTYPE, RECORDS_PER_BLOCK_MAX
 from schemas.message import Message
 from streams import reducer
 from streams.reducer import BrokenMessageError
 
-PIECE_VERSION: Final = 1
+STATE_FORMAT: Final = 1
+"""Form of a piece: format and length of the definition, the definition, the engine's own snapshot."""
+
 _PIECE_HEAD: Final = struct.Struct("<HI")
 _BINS, _TRADES = topics.BINS.stream, topics.TRADES.stream
 _SETTINGS: Final = ("cell_ns", "radius", "n_ticks")
@@ -69,13 +72,23 @@ class BooksReducer:
         if message.envelope.kind == "data":
             yield from self._records(book, message)
         elif message.envelope.kind == "clock":
-            yield from self._until_done(book, lambda: book.engine.advance(message.envelope.t))
+            yield from self._clock(book, message)
         else:
             yield from self._until_done(book, book.engine.flush)
 
+    def skip(self, message: Message, reason: str) -> Iterator[reducer.Rows]:
+        """The book of the message's instrument is not to be trusted until its next reset or snapshot."""
+        book = self._books.get(message.instrument)
+        if book is not None:
+            self._pieces.pop(message.instrument, None)
+            book.engine.mark_suspect()
+        return iter(())
+
     def stamp(self, message: Message) -> reducer.Stamp:
         """Engine time after the message; on `end`, the instrument's final state."""
-        book = self._books[message.instrument]
+        book = self._books.get(message.instrument)
+        if book is None:  # skipped before there was a definition
+            return reducer.Stamp(message.envelope.t, {})
         t = max(book.engine.t_ns, 0) or message.envelope.t
         if message.envelope.kind != "end":
             return reducer.Stamp(t, {})
@@ -85,23 +98,14 @@ class BooksReducer:
         """One piece per instrument; pieces of instruments that did not change are not made again."""
         for name, book in self._books.items():
             if name not in self._pieces:
-                head = _PIECE_HEAD.pack(PIECE_VERSION, len(book.definition))
+                head = _PIECE_HEAD.pack(STATE_FORMAT, len(book.definition))
                 self._pieces[name] = head + book.definition + book.engine.snapshot()
         return dict(self._pieces)
 
     def restore(self, pieces: Mapping[str, bytes]) -> None:
-        """Take over the state of `pieces`.
-
-        Raises:
-            BarographError: a piece has another version.
-        """
+        """Take over the state of `pieces`."""
         for name, piece in pieces.items():
-            version, size = _PIECE_HEAD.unpack_from(piece)
-            if version != PIECE_VERSION:
-                raise BarographError(
-                    f"state of {name} has version {version}, this release reads {PIECE_VERSION}",
-                    remedy="start a new line with --line",
-                )
+            _, size = _PIECE_HEAD.unpack_from(piece)
             start = _PIECE_HEAD.size + size
             definition = piece[_PIECE_HEAD.size : start]
             bucket = int(decode_avro("definition", definition)["bucket"])
@@ -113,23 +117,39 @@ class BooksReducer:
         known = self._books.get(message.instrument)
         if known is not None and known.definition == message.value:
             return
+        bucket, engine = self._engine_of(message)
         if known is not None:
             yield from self._until_done(known, known.engine.flush)
-        definition = decode_avro("definition", message.value)
-        tick_px, bucket = int(definition["tick_px"]), int(definition["bucket"])
-        if tick_px <= 0 or bucket <= 0:
-            raise BrokenMessageError(message, f"defines a tick of {tick_px} and a bucket of {bucket}")
-        config = EngineConfig(tick_px=tick_px, bucket=bucket, **self._config)
-        self._books[message.instrument] = Book(message.value, bucket, Engine(config))
+        self._books[message.instrument] = Book(message.value, bucket, engine)
+
+    def _engine_of(self, message: Message) -> tuple[int, Engine]:
+        """Bucket and a new engine, as a definition says."""
+        try:
+            definition = decode_avro("definition", message.value)
+            tick_px, bucket = int(definition["tick_px"]), int(definition["bucket"])
+            return bucket, Engine(EngineConfig(tick_px=tick_px, bucket=bucket, **self._config))
+        except (ValueError, InputError, EOFError, IndexError, KeyError) as error:
+            raise BrokenMessageError(message, f"does not define an instrument ({error})") from error
 
     def _records(self, book: Book, message: Message) -> Iterator[reducer.Rows]:
-        if len(message.value) != message.envelope.count * MBO_DTYPE.itemsize:
-            raise BrokenMessageError(message, f"holds {len(message.value)} bytes, not {message.envelope.count} records")
+        count = message.envelope.count
+        if len(message.value) != count * MBO_DTYPE.itemsize or count > RECORDS_PER_BLOCK_MAX:
+            reason = f"holds {len(message.value)} bytes, not {count} records of {MBO_DTYPE.itemsize} bytes"
+            raise BrokenMessageError(message, f"{reason}, {RECORDS_PER_BLOCK_MAX} at most")
         records = np.frombuffer(message.value, MBO_DTYPE)
         start = 0
-        while start < len(records):
-            output, start = book.engine.apply(records, start)
+        while start < count:
+            try:
+                output, start = book.engine.apply(records, start)
+            except BadRecordsError as error:  # found before the first record has changed anything
+                raise BrokenMessageError(message, f"is refused: {error}") from error
             yield from self._rows(book, output)
+
+    def _clock(self, book: Book, message: Message) -> Iterator[reducer.Rows]:
+        try:
+            yield from self._until_done(book, lambda: book.engine.advance(message.envelope.t))
+        except ValueError as error:
+            raise BrokenMessageError(message, f"is refused: {error}") from error
 
     def _until_done(self, book: Book, step: Any) -> Iterator[reducer.Rows]:
         done = False
@@ -177,4 +197,5 @@ def books_stage(config: Mapping[str, Any]) -> reducer.Stage:
         },
         config=own,
         reducer=lambda: BooksReducer(own),
+        state_format=STATE_FORMAT,
     )

@@ -7,13 +7,17 @@ Layout below `checkpoints/TAPE_ID/LINE/STAGE/PARTITION/`:
 
 A manifest is written after its pieces, under a name that sorts by offset and only if none of that name exists, so the
 newest complete one is always the last name. Loading checks every hash and falls back to the one before. Three are kept.
+
+A worker that lost the partition and does not know it yet may tidy up at the same time. It cannot take the newest
+manifest's place, but it may remove a piece whose manifest it has not seen; so pieces are counted after the manifest is
+written, and what is missing is written again.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 from runtime.object_store import ObjectStore
@@ -33,6 +37,7 @@ class Checkpoint:
         seq: number of that input's root message.
         run: who computed it.
         topic_id: Kafka's id of the input topic, so that a re-created topic is not mistaken for the old one.
+        state_format: form of the pieces (`streams.reducer.Stage`).
         pieces: instrument → sha256 of its state.
     """
 
@@ -40,7 +45,8 @@ class Checkpoint:
     seq: int
     run: str
     topic_id: str
-    pieces: Mapping[str, str]
+    state_format: int
+    pieces: Mapping[str, str] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -53,25 +59,37 @@ class CheckpointStore:
 
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store, self._prefix = store, prefix
+        self._hashed: dict[tuple[int, str], tuple[bytes, str]] = {}  # pieces of the last checkpoint, with their hashes
 
     def save(self, partition: int, checkpoint: Checkpoint, pieces: Mapping[str, bytes]) -> None:
         """Write a checkpoint durably, unless one of the same or a larger offset exists; then forget old ones.
 
         Args:
             partition: the input partition.
-            checkpoint: offset, seq, run and topic id; its `pieces` are computed here.
-            pieces: instrument → state.
+            checkpoint: all but its `pieces`, which are computed here.
+            pieces: instrument → state; pieces that are the same object as last time are not looked at again.
         """
         manifests = self._manifests(partition)
         if manifests and checkpoint.offset <= _offset_of(manifests[-1]):
             return
-        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in pieces.items()}
-        for name, data in pieces.items():
-            self._store.put_new(self._piece(partition, hashes[name]), data)
+        hashes = {name: self._write_piece(partition, name, data) for name, data in pieces.items()}
         body = json.dumps(asdict(replace(checkpoint, pieces=hashes)), sort_keys=True)
         text = json.dumps({"checkpoint": body, "sha256": hashlib.sha256(body.encode()).hexdigest()})
         self._store.put_new(self._manifest(partition, checkpoint.offset), text.encode())
-        self._forget_old(partition)
+        left = self._forget_old(partition)
+        for name, digest in hashes.items():
+            if digest not in left:
+                self._store.put(self._piece(partition, digest), pieces[name])
+
+    def _write_piece(self, partition: int, name: str, data: bytes) -> str:
+        """Write a piece unless it was written before; its hash."""
+        before, digest = self._hashed.get((partition, name), (b"", ""))
+        if data is before:
+            return digest
+        digest = hashlib.sha256(data).hexdigest()
+        self._store.put_new(self._piece(partition, digest), data)
+        self._hashed[partition, name] = data, digest
+        return digest
 
     def load(self, partition: int) -> tuple[Checkpoint, dict[str, bytes]] | None:
         """The newest undamaged checkpoint with its pieces; None if there is none."""
@@ -100,18 +118,20 @@ class CheckpointStore:
         good = {i: p for i, p in pieces.items() if p and hashlib.sha256(p).hexdigest() == checkpoint.pieces[i]}
         return (checkpoint, good) if len(good) == len(pieces) else None
 
-    def _forget_old(self, partition: int) -> None:
+    def _forget_old(self, partition: int) -> set[str]:
+        """Delete manifests but the newest, and pieces that none of these names; the hashes of the pieces left."""
         manifests = self._manifests(partition)
         for name in manifests[:-KEPT]:
             self._store.delete(name)
+        folder = self._piece(partition, "")
+        present = {name.removeprefix(folder) for name in self._store.names(folder)}
         kept = [self._read_manifest(name) for name in manifests[-KEPT:]]
         if None in kept:
-            return  # a damaged manifest may name any piece; leave them all
+            return present  # a damaged manifest may name any piece; leave them all
         named = {digest for checkpoint in kept if checkpoint for digest in checkpoint.pieces.values()}
-        folder = self._piece(partition, "")
-        for name in self._store.names(folder):
-            if name.removeprefix(folder) not in named:
-                self._store.delete(name)
+        for digest in present - named:
+            self._store.delete(self._piece(partition, digest))
+        return present & named
 
     def _manifests(self, partition: int) -> list[str]:
         return list(self._store.names(f"{self._prefix}/{partition}/manifests/"))

@@ -9,19 +9,25 @@ A stage that reads another stage's topic gets a root message in several parts. T
 to part, output parts number on, and only the final input part closes the outputs. So the final output part has rows
 unless the whole root gave none, and how the stage before cut its parts does not show. A state in the middle of a root
 is never stored; whoever takes over starts the root again at part 0.
+
+A message that cannot be applied is skipped: its outputs are closed as usual and carry `skipped` with the reason. A
+later stage hands `skipped` through, so whoever reads it knows that something above is missing.
 """
 
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from runtime.codec import encode_rows
+from runtime.errors import BarographError
 from runtime.sequence import Sequence, Verdict
 from schemas.columns import Column, Table, concat_tables, row_dtype, slice_table, table_rows
 from schemas.envelope import Envelope, crc32
 from schemas.message import Message, Outgoing
 from schemas.topics import MBO
-from streams.reducer import Reducer, Stage, Stamp
+from streams.outbox import Outbox, Part
+from streams.reducer import BrokenMessageError, Reducer, Stage, Stamp
 
 PART_BYTES_MAX: Final = 4 << 20
 """Rows of one part, bytes at most. Gateway and sinks hold whole parts; larger ones would raise everyone's latency and
@@ -109,35 +115,81 @@ class PartitionState:
             return message.offset + self.place.base
         return message.envelope.seq
 
-    def take(self, message: Message) -> list[Outgoing] | None:
-        """Apply one message; its outputs in order, or None for a repeat.
+    def place_of(self, message: Message) -> tuple[int, int]:
+        """(`seq`, `part`) of a message of the input."""
+        return self.seq_of(message), 0 if self.stage.source is MBO else message.envelope.part
+
+    def is_repeat(self, message: Message) -> bool:
+        """Whether a message came before.
+
+        Raises:
+            HoleError: messages before it are missing.
+            ConflictError: it came before with other bytes.
+        """
+        verdict = self.sequence.judge(*self.place_of(message), run=message.envelope.run, crc32=message.envelope.crc32)
+        return verdict is Verdict.REPEAT
+
+    def next_outputs(self, message: Message) -> dict[str, tuple[int, int]]:
+        """Topic → (`seq`, `part`) of the first output that `message` will give there."""
+        place, seq = self.place, self.seq_of(message)
+        return {
+            self.stage.outputs[name].topic.name(place.tape, place.line): (seq, cutter.part)
+            for name, cutter in self._cutters.items()
+        }
+
+    def take(self, message: Message, skip: str = "") -> Outbox | None:
+        """Apply one message, or go on without it; its outputs in order, or None for a repeat.
+
+        Args:
+            message: the input.
+            skip: why it must not be applied; empty to apply it.
 
         Raises:
             HoleError: messages before it are missing; nothing has changed.
-            BarographError: the message is broken; the state must not be used any more.
+            BrokenMessageError: it can never be applied; nothing has changed, and it may be skipped.
+            ConflictError: it came before with other bytes.
+            Exception: whatever the reducer fails with; the state must not be used any more.
         """
-        envelope, seq = message.envelope, self.seq_of(message)
-        verdict = self.sequence.check(seq, envelope.part, last=envelope.last, run=envelope.run, crc32=envelope.crc32)
-        if verdict is Verdict.REPEAT:
+        if self.is_repeat(message):
             return None
-        parts: list[tuple[str, int, bytes, int, bool]] = []
-        for rows in self.reducer.apply(message):
-            parts += [(rows.stream, *part, False) for part in self._cutters[rows.stream].add(rows.table)]
-        stamp = self.reducer.stamp(message)
-        if envelope.last:
-            parts += [(name, *cutter.close(), True) for name, cutter in self._cutters.items()]
-        return [self._outgoing(message, seq, stamp, *part) for part in parts]
+        envelope, (seq, part) = message.envelope, self.place_of(message)
+        outbox = Outbox()
+        try:
+            self._fill(outbox, message, seq, skip)
+        except BaseException:
+            outbox.close()
+            raise
+        self.sequence.accept(seq, part, last=envelope.last, run=envelope.run, crc32=envelope.crc32)
+        return outbox
 
-    def _outgoing(
-        self, message: Message, seq: int, stamp: Stamp, stream: str, part: int, value: bytes, rows: int, last: bool
-    ) -> Outgoing:
-        root, topic = message.envelope, self.stage.outputs[stream].topic
+    def _fill(self, outbox: Outbox, message: Message, seq: int, skip: str) -> None:
+        """Run the reducer; what it gives, cut into parts."""
+        reducer = self.reducer
+        began = False
+        try:
+            for rows in reducer.skip(message, skip) if skip else reducer.apply(message):
+                began = True
+                for part, value, count in self._cutters[rows.stream].add(rows.table):
+                    outbox.add(Part(rows.stream, part, value, count, last=False))
+        except BrokenMessageError as error:
+            if began:  # by the contract it may only come before the first row
+                raise BarographError(f"{self.stage.name} gave rows of a message, then refused it: {error}") from error
+            raise
+        stamp = reducer.stamp(message)
+        if message.envelope.last:
+            for name, cutter in self._cutters.items():
+                part, value, count = cutter.close()
+                outbox.add(Part(name, part, value, count, last=True))
+        outbox.to_message = partial(self._outgoing, message, seq, stamp, skip)
+
+    def _outgoing(self, message: Message, seq: int, stamp: Stamp, skip: str, part: Part) -> Outgoing:
+        root, topic = message.envelope, self.stage.outputs[part.stream].topic
         envelope = Envelope(
             kind=root.kind,
-            schema=stream,
+            schema=part.stream,
             version=topic.version,
-            count=rows,
-            crc32=crc32(value),
+            count=part.rows,
+            crc32=crc32(part.value),
             t=stamp.t,
             ts_first=root.ts_first,
             ts_last=root.ts_last,
@@ -146,10 +198,11 @@ class PartitionState:
             arrived=root.arrived,
             source=root.source,
             seq=seq,
-            part=part,
-            last=last,
+            part=part.part,
+            last=part.last,
             run=self.place.run,
-            summary=stamp.summary.get(stream, "") if last else "",
+            summary=stamp.summary.get(part.stream, "") if part.last else "",
+            skipped=skip or root.skipped,
         )
         name = topic.name(self.place.tape, self.place.line)
-        return Outgoing(name, self.place.partition, message.instrument, value, envelope)
+        return Outgoing(name, self.place.partition, message.instrument, part.value, envelope)

@@ -1,36 +1,52 @@
-"""The stage shell: Faust around a reducer. Assignment, messages, checkpoints; nothing of what a stage computes.
+"""The stage shell: assignment, messages, checkpoints around a reducer; nothing of what a stage computes.
 
 Delivery in one paragraph: outputs are sent by an idempotent producer before the state that contains them is stored,
 and input is acknowledged after that. A crash in between makes the next owner redo the work from the stored state and
 send the same bytes under the same (`seq`, `part`) again, which consumers drop. A worker that was paused and wakes up
 late can only do the same. So every message has its effect once.
 
-Faust would acknowledge on its own, also when the agent fails, and it commits past holes; therefore streams are read
-with `noack`, all messages since the last checkpoint are held (their values released), and they are acknowledged in
-order by `checkpoint`. CPU work runs in a thread (numba releases the interpreter lock), so heartbeats never wait.
+The shell knows no Kafka client. Whoever delivers messages (`streams.faust_stage` in production, the simulator in
+tests) calls four methods and offers an `Input`:
+
+    assigned(partitions)   load the newest states; gives the offsets to start at
+    take(delivery)         one message, in order within its partition
+    tick()                 now and then: quiet partitions, holes that stay
+    leaving()              partitions go away, or the worker stops in order
+
+Work on a state runs in a thread (numba releases the interpreter lock), so heartbeats never wait.
 """
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
-
-import faust
-import mode
+from typing import Any, Final, Protocol, TypeVar
 
 from runtime.clock import Clock
 from runtime.errors import BarographError, InputError
-from runtime.kafka import CheckedProducer
 from runtime.sequence import HoleError
 from runtime.tapes import Manifest
-from runtime.telemetry import CHECKPOINT_SECONDS, STAGE_RECORDS, STAGE_REPEATS, STAGE_ROWS, STAGE_SECONDS, STAGE_SEQ
-from schemas.envelope import from_headers
+from runtime.telemetry import (
+    CHECKPOINT_SECONDS,
+    STAGE_RECORDS,
+    STAGE_REPEATS,
+    STAGE_ROWS,
+    STAGE_SECONDS,
+    STAGE_SEQ,
+    STAGE_SKIPS,
+)
+from schemas.envelope import Envelope, from_headers
 from schemas.message import Message, Outgoing
+from schemas.topics import MBO
 from streams.checkpoints import Checkpoint, CheckpointStore
-from streams.faust_consumer import Consumer
-from streams.partition import PartitionState, Place
-from streams.reducer import Stage
+from streams.cutover import Cutovers
+from streams.letters import Original, letters
+from streams.outbox import Outbox
+from streams.partition import PartitionState
+from streams.partition import Place as Where
+from streams.poison import Attempts, Place, PoisonStore, Skip, one_line
+from streams.reducer import BrokenMessageError, Stage
 
 log = logging.getLogger(__name__)
 
@@ -43,29 +59,59 @@ once the seek takes effect, within milliseconds. A hole that stays is real and i
 less, a machine under full load would stop a worker for nothing."""
 
 
-@dataclass(slots=True)
-class Owned:
-    """A partition that this worker owns, as of one assignment.
+class Delivery(Protocol):
+    """A message as the client gives it; its value may be taken away, the rest stays until it is acknowledged."""
 
-    Attributes:
-        generation: the assignment; an older one is dropped.
-        state: reducer and place.
-        held: messages applied since the last checkpoint, not acknowledged.
-        offset, seq: the last message whose root is complete; -1 before the first.
-        whole: whether the last message applied completed its root; in between, no checkpoint is taken.
-        hole: the first message out of place since the assignment, and when; None if all were in order.
-        due_s: when the next checkpoint may be written.
-    """
-
-    generation: int
-    state: PartitionState
+    topic: str
+    partition: int
     offset: int
-    seq: int
-    due_s: float
-    whole: bool = True
-    held: list[Any] = field(default_factory=list)
-    hole: tuple[HoleError, float] | None = None
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    timestamp: float
+    key: bytes | None
+    value: bytes | None
+    headers: Any
+
+
+class Input(Protocol):
+    """What the shell asks of whoever delivers messages."""
+
+    async def log_starts(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Partition → first offset of the input topic that is still in the log."""
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """The message has had its effect, durably; called in the order of delivery."""
+
+
+class Producer(Protocol):
+    """Where outputs go."""
+
+    def send(self, message: Outgoing) -> None:
+        """Queue a message; raises if an earlier one failed."""
+
+    def flush(self) -> None:
+        """Wait until every message is confirmed; raises if one is not."""
+
+    def newest(self, topic: str, partition: int) -> Place | None:
+        """The highest (`seq`, `part`) anywhere on a partition; None if it is empty."""
+
+
+class Stores(Protocol):
+    """What is kept beside the topics, for one stage on one tape and line."""
+
+    checkpoints: CheckpointStore
+    cutovers: Cutovers
+
+    def poison(self, partition: int) -> PoisonStore:
+        """Skips and attempts of a partition."""
+
+
+T = TypeVar("T")
+
+
+class Threads(Protocol):
+    """Where work runs off the event loop, one piece at a time."""
+
+    def __call__(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """Run a function; its result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,136 +122,322 @@ class Timing:
     max_s: float = 30.0
 
 
+@dataclass(slots=True)
+class Owned:
+    """A partition that this worker owns, as of one assignment.
+
+    Attributes:
+        generation: the assignment; an older one is dropped.
+        state: reducer and place.
+        poison: what is written down about poison here.
+        skips: messages not to be applied, by place.
+        known: attempts as they stood at the assignment; what to skip is judged by these.
+        attempts: attempts as they stand now; None before the first message and after leaving.
+        offset, seq: the last message whose root is complete; -1 before the first.
+        due_s: when the next checkpoint may be written.
+        timestamp_ms: Kafka's timestamp of the last message applied; -1 before the first.
+        moved_s: when the last message was taken, on the shell's clock; at first, when the partition was assigned.
+        taken: offset of the last message taken.
+        whole: whether the last message applied completed its root; in between, no checkpoint is taken.
+        held: messages applied since the last checkpoint, not acknowledged.
+        hole: the first message out of place since the assignment, and when; None if all were in order.
+    """
+
+    generation: int
+    state: PartitionState
+    poison: PoisonStore
+    skips: dict[Place, Skip]
+    known: Attempts
+    offset: int
+    seq: int
+    due_s: float
+    moved_s: float
+    attempts: Attempts | None = None
+    timestamp_ms: int = -1
+    taken: int = -1
+    whole: bool = True
+    held: list[Delivery] = field(default_factory=list)
+    hole: tuple[HoleError, float] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def partition(self) -> int:
+        """Its number."""
+        return self.state.place.partition
+
+
 class StageShell:
-    """One stage of one tape and line in one Faust app.
+    """One stage of one tape and line.
 
     Args:
-        app: the app; the shell registers its agent, timer and hooks.
         stage: what to compute.
         manifest: the tape.
         line: the line; its `run` must be in the manifest.
+        source: who delivers messages.
         producer: where outputs go.
-        checkpoints: where states are kept.
+        stores: where states and skips are kept.
         clock: for time-outs.
         timing: checkpoint interval.
+        in_thread: where work on states runs.
+        aside: where states are loaded, so that an assignment never waits for a flush that waits for the broker.
     """
 
     def __init__(
         self,
-        app: faust.App,
         stage: Stage,
         manifest: Manifest,
         line: str,
-        producer: CheckedProducer,
-        checkpoints: CheckpointStore,
+        source: Input,
+        producer: Producer,
+        stores: Stores,
         clock: Clock,
         timing: Timing,
+        in_thread: Threads,
+        aside: Threads,
     ) -> None:
-        self.app, self.stage, self.manifest, self.line = app, stage, manifest, line
+        self.stage, self.manifest, self.line = stage, manifest, line
         self.run = manifest.lines[line].run
-        self.source = stage.source.name(manifest.tape, line)
-        self.topic_id = manifest.topic_ids.get(self.source, "")
-        self._producer, self._checkpoints, self._clock, self._timing = producer, checkpoints, clock, timing
+        self.topic = stage.source.name(manifest.tape, line)
+        self.topic_id = manifest.topic_ids.get(self.topic, "")
+        self._source, self._producer, self._stores = source, producer, stores
+        self._clock, self._timing = clock, timing
+        self._in_thread, self._aside = in_thread, aside
         self._generation = 0
         self._owned: dict[int, Owned] = {}
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix=f"{stage.name}-apply")
-        for partition in range(manifest.partitions):
-            self._load(partition)  # refuse foreign checkpoints before anything starts
-        topic = app.topic(self.source, value_serializer="raw", key_serializer="raw")
-        app.agent(
-            topic,
-            name=stage.name,
-            isolated_partitions=True,  # one actor per partition, in order
-            concurrency=1,
-            supervisor_strategy=mode.CrashingSupervisor,  # the default leaves a failed partition silently stuck
-        )(self._run)
-        app.timer(min(0.25, timing.min_s))(self._tick)
-        signals: Any = app  # Faust types its signals too narrowly for handlers that ignore what they are sent
-        signals.on_rebalance_complete.connect(self._on_assigned, weak=False)
-        signals.on_partitions_revoked.connect(self._on_leaving, weak=False)
-        signals.on_before_shutdown.connect(self._on_leaving, weak=False)
 
-    async def _on_assigned(self, _app: faust.App, **_: Any) -> None:
-        """After every assignment, before Faust seeks: load each partition's newest state and start right after it."""
+    # -- what the deliverer calls ------------------------------------------------------------------------------------
+
+    async def assigned(self, partitions: Iterable[int]) -> dict[int, int]:
+        """After every assignment, before anything is delivered: load each partition's newest state.
+
+        Returns:
+            Partition → offset to start at, to be sought explicitly.
+
+        Raises:
+            InputError: a state is of another run or topic, or messages that it needs have left the log.
+        """
         self._generation += 1
-        mine = [tp for tp in self.app.consumer.assignment() if tp.topic == self.source]
-        self._owned = {tp.partition: self._load(tp.partition) for tp in mine}
-        starts = {tp: self._owned[tp.partition].offset + 1 for tp in mine}
-        others = {tp: offset for tp, offset in Consumer.start_at.items() if tp.topic != self.source}
-        Consumer.start_at = {**others, **starts}
-        if starts:
-            await cast("Any", self.app.consumer)._commit(starts)
-        log.info("%s owns %s", self.stage.name, {tp.partition: offset for tp, offset in starts.items()})
+        self._owned, generation = {}, self._generation
+        loaded = {number: await self._aside(self.load, number) for number in partitions}
+        lows = await self._source.log_starts(list(loaded))
+        for number, owned in loaded.items():
+            self.refuse_trimmed(owned, lows.get(number, 0))
+        if generation != self._generation:
+            return {}  # another assignment came meanwhile
+        self._owned = loaded
+        starts = {number: owned.offset + 1 for number, owned in loaded.items()}
+        log.info("%s owns %s", self.stage.name, starts)
+        return starts
 
-    async def _on_leaving(self, _app: faust.App, *_: Any, **__: Any) -> None:
+    async def take(self, delivery: Delivery) -> None:
+        """One message; messages of a partition come one at a time and in order.
+
+        Raises:
+            BarographError: it cannot be applied or skipped; the process must leave.
+            Exception: whatever the reducer fails with; the process must leave.
+        """
+        owned = self._owned.get(delivery.partition)
+        if owned is None:
+            return
+        async with owned.lock:
+            if owned.generation == self._generation:
+                await self._take(owned, delivery)
+
+    async def tick(self) -> None:
+        """A quiet partition gets its checkpoint too, and a hole that stays is refused."""
+        for owned in list(self._owned.values()):
+            if owned.hole is not None and self._clock.monotonic_s() > owned.hole[1] + HOLE_PATIENCE_S:
+                raise owned.hole[0]
+            if owned.held and not owned.lock.locked() and self._clock.monotonic_s() >= owned.due_s:
+                async with owned.lock:
+                    await self.checkpoint(owned)
+
+    async def leaving(self) -> None:
         """Partitions go to another worker, or this one stops: store what was done, so that nobody has to redo it."""
         for owned in list(self._owned.values()):
             try:
                 async with owned.lock:
                     await self.checkpoint(owned)
-            except BarographError as error:  # the others still can; whoever comes next redoes this one
+                    if owned.attempts is not None and owned.attempts.start == owned.seq + 1:  # alive, no progress
+                        owned.attempts = owned.attempts.ended()
+                        await self._in_thread(owned.poison.note, owned.attempts)
+            except (BarographError, OSError) as error:  # the others still can; whoever comes next redoes this one
                 log.warning("leaving without a checkpoint: %s", error)
 
-    def _load(self, partition: int) -> Owned:
+    def owned(self) -> list[Owned]:
+        """The partitions that this worker owns now."""
+        return list(self._owned.values())
+
+    # -- assignment --------------------------------------------------------------------------------------------------
+
+    def load(self, partition: int) -> Owned:
+        """The newest state of a partition.
+
+        Raises:
+            InputError: it is of another run or input topic.
+        """
         base = self.manifest.base[partition]
-        place = Place(self.manifest.tape, self.line, partition, base, self.run)
-        reducer = self.stage.reducer()
-        loaded = self._checkpoints.load(partition)
+        where = Where(self.manifest.tape, self.line, partition, base, self.run)
+        reducer, poison = self.stage.reducer(), self._stores.poison(partition)
         offset, seq = -1, base - 1
-        if loaded is not None:
+        if loaded := self._stores.checkpoints.load(partition):
             checkpoint, pieces = loaded
-            self._refuse_foreign(checkpoint)
-            reducer.restore(pieces)
+            self._refuse_foreign(partition, checkpoint)
+            reducer.restore(self.stage.migrate(pieces, checkpoint.state_format))
             offset, seq = checkpoint.offset, checkpoint.seq
-        due_s = self._clock.monotonic_s() + self._timing.min_s
-        return Owned(self._generation, PartitionState(self.stage, place, reducer, seq + 1), offset, seq, due_s)
+        now_s = self._clock.monotonic_s()
+        return Owned(
+            generation=self._generation,
+            state=PartitionState(self.stage, where, reducer, seq + 1),
+            poison=poison,
+            skips=poison.skips(),
+            known=poison.attempts(),
+            offset=offset,
+            seq=seq,
+            due_s=now_s + self._timing.min_s,
+            moved_s=now_s,
+            taken=offset,
+        )
 
-    def _refuse_foreign(self, checkpoint: Checkpoint) -> None:
-        for what, theirs, ours in (
-            ("run", checkpoint.run, self.run),
-            ("input topic", checkpoint.topic_id, self.topic_id),
-        ):
-            if theirs != ours:
-                raise InputError(
-                    f"the checkpoint of {self.stage.name} at seq {checkpoint.seq} is of {what} {theirs}, not {ours}",
-                    remedy="start a new line with --line, or make the tape again with --replace",
-                )
+    def _refuse_foreign(self, partition: int, checkpoint: Checkpoint) -> None:
+        """Another topic's state is never right; another run's only where a cutover names both."""
+        if checkpoint.topic_id != self.topic_id:
+            what, theirs, ours = "input topic", checkpoint.topic_id, self.topic_id
+        elif checkpoint.run != self.run and not self._stores.cutovers.allows(partition, checkpoint, self.run):
+            what, theirs, ours = "run", checkpoint.run, self.run
+        else:
+            return
+        raise InputError(
+            f"the checkpoint of {self.stage.name} at seq {checkpoint.seq} is of {what} {theirs}, not {ours}",
+            remedy="start a new line with --line, take this one over with `barograph tape cutover`, "
+            "or make the tape again with --replace",
+        )
 
-    async def _run(self, stream: Any) -> None:
-        """The agent: one message at a time of one partition."""
-        async for event in stream.noack().events():
-            owned = self._owned.get(event.message.partition)
-            if owned is not None:
-                async with owned.lock:
-                    if owned.generation == self._generation:
-                        await self._take(owned, event.message)
+    def refuse_trimmed(self, owned: Owned, low: int) -> None:
+        """Refuse to start where messages that the state needs have left the log; never jump over them.
 
-    async def _take(self, owned: Owned, raw: Any) -> None:
-        message = _parse(raw)
-        raw.value = None  # held until the checkpoint: without this every block since then stays in memory
+        Args:
+            owned: a loaded partition.
+            low: first offset that is still in the log.
+
+        Raises:
+            TrimmedError: some are missing.
+        """
+        if owned.offset + 1 < low:
+            raise TrimmedError(self.topic, owned.partition, owned.offset + 1, low - 1)
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    async def _take(self, owned: Owned, delivery: Delivery) -> None:
+        message, unreadable = read(delivery)
+        original = Original(delivery.key or b"", tuple(delivery.headers or ()))
+        delivery.value = None  # held until the checkpoint: without this every block since then stays in memory
         started_s, whole = self._clock.monotonic_s(), owned.whole
         owned.whole = False  # until its outputs are sent: a state that broke in the middle must never be stored
         try:
-            outgoing = await self._in_thread(owned.state.take, message)
+            outbox = await self._apply(owned, message, unreadable, original)
         except HoleError as hole:
             self._forgive(owned, hole)
             owned.whole = whole
             return
-        owned.held.append(raw)
+        owned.held.append(delivery)
         owned.hole = None
-        if outgoing is None:
+        owned.taken = delivery.offset
+        owned.timestamp_ms, owned.moved_s = message.timestamp_ms, self._clock.monotonic_s()
+        if outbox is None:
             owned.whole = whole
             STAGE_REPEATS.labels(self.stage.name, self.manifest.tape).inc()
         else:
-            await self._in_thread(self._send, outgoing)
+            await self._in_thread(self._send, outbox)
             STAGE_SECONDS.labels(self.stage.name).observe(self._clock.monotonic_s() - started_s)
             STAGE_RECORDS.labels(self.stage.name, self.manifest.tape).inc(message.envelope.count)
             owned.whole = message.envelope.last
         if owned.whole:
-            owned.offset, owned.seq = max(owned.offset, raw.offset), owned.state.sequence.next_seq - 1
-            STAGE_SEQ.labels(self.stage.name, self.manifest.tape, str(raw.partition)).set(owned.seq)
-            if self._clock.monotonic_s() >= owned.due_s:
+            owned.offset, owned.seq = max(owned.offset, delivery.offset), owned.state.sequence.next_seq - 1
+            STAGE_SEQ.labels(self.stage.name, self.manifest.tape, str(owned.partition)).set(owned.seq)
+            if self._clock.monotonic_s() >= owned.due_s or owned.known.careful:
                 await self.checkpoint(owned)
+
+    async def _apply(self, owned: Owned, message: Message, unreadable: str, original: Original) -> Outbox | None:
+        """The outputs of a message, applied or skipped; None for a repeat."""
+        if unreadable and self.stage.source is not MBO:
+            raise BrokenMessageError(message, unreadable)  # its place is in its headers: nobody can tell what it is
+        if owned.state.is_repeat(message):
+            return None
+        place = owned.state.place_of(message)
+        skip = owned.skips.get(place)
+        if skip is None and (reason := unreadable or owned.known.verdict(place)):
+            skip = await self._write_skip(owned, message, reason)
+        if skip is None:
+            await self._note(owned, place)
+            try:
+                return await self._in_thread(owned.state.take, message)
+            except BrokenMessageError as error:
+                skip = await self._write_skip(owned, message, error.reason, error)
+            except (BarographError, OSError):  # a hole, a conflict, a full disk: not this message's fault
+                raise
+            except Exception as error:
+                await self._note_failure(owned, place, error)
+                raise
+        for letter in letters(skip, message, original, self.stage.name, owned.state.place):
+            self._producer.send(letter)
+        await self._in_thread(self._producer.flush)  # never a marker without its letter
+        STAGE_SKIPS.labels(self.stage.name, self.manifest.tape).inc()
+        return await self._in_thread(owned.state.take, message, skip.reason)
+
+    async def _write_skip(self, owned: Owned, message: Message, reason: str, error: Exception | None = None) -> Skip:
+        """Write down that a message is not applied, unless its outputs are there already.
+
+        Raises:
+            BarographError: an output topic shows what another attempt made of it.
+        """
+        for topic, first in owned.state.next_outputs(message).items():
+            newest = await self._in_thread(self._producer.newest, topic, owned.partition)
+            if newest is not None and newest >= first:
+                raise BarographError(
+                    f"offset {message.offset} of {message.topic}[{message.partition}] {reason}, but {topic} "
+                    f"shows that it was applied before (seq {first[0]})",
+                    remedy="find out what differs between the workers; it is not skipped",
+                )
+        (seq, part), known = owned.state.place_of(message), owned.known
+        failed = error is None and known.failed_at == (seq, part)
+        skip = Skip(
+            seq=seq,
+            part=part,
+            reason=one_line(reason),
+            topic=message.topic,
+            offset=message.offset,
+            instrument=message.instrument,
+            error=known.error if failed else type(error).__name__ if error else "",
+            trace=known.trace if failed else "".join(traceback.format_exception(error)) if error else "",
+            attempts=max(1, known.failures if failed else known.deaths if error is None else 1),
+            run=self.run,
+        )
+        log.error(
+            "%s skips offset %d of %s[%d]: %s",
+            self.stage.name, message.offset, self.topic, owned.partition, skip.reason,
+        )  # fmt: skip
+        owned.skips[seq, part] = written = await self._in_thread(owned.poison.write, skip)
+        return written
+
+    async def _note(self, owned: Owned, place: Place) -> None:
+        """Write down that work begins, and, where workers died before, at which message."""
+        if owned.attempts is None:
+            owned.attempts = owned.known.begun(owned.seq + 1)
+        elif owned.known.careful:
+            owned.attempts = owned.attempts.trying(place)
+        else:
+            return
+        try:
+            await self._in_thread(owned.poison.note, owned.attempts)
+        except OSError as error:  # a full disk must not stop what needs none
+            log.warning("%s cannot note its attempts: %s", self.stage.name, error)
+
+    async def _note_failure(self, owned: Owned, place: Place, error: Exception) -> None:
+        attempts = owned.attempts or owned.known
+        failed = attempts.failed(place, type(error).__name__, traceback.format_exc())
+        await self._in_thread(owned.poison.note, failed)
+        owned.attempts = None  # it leaves, and that is neither a death nor an orderly end
 
     def _forgive(self, owned: Owned, hole: HoleError) -> None:
         """Let a message out of place pass if it may be a left-over from before the assignment; it changed nothing."""
@@ -215,27 +447,21 @@ class StageShell:
             log.warning("%s; waiting for the seek to take effect", hole.message)
             owned.hole = hole, self._clock.monotonic_s()
 
-    def _send(self, outgoing: list[Outgoing]) -> None:
-        for message in outgoing:
+    def _send(self, outbox: Outbox) -> None:
+        for message in outbox:
             self._producer.send(message)
             STAGE_ROWS.labels(self.stage.name, message.topic).inc(message.envelope.count)
 
-    async def _tick(self) -> None:
-        """A quiet partition gets its checkpoint too, and a hole that stays is refused."""
-        for owned in list(self._owned.values()):
-            if owned.hole is not None and self._clock.monotonic_s() > owned.hole[1] + HOLE_PATIENCE_S:
-                raise owned.hole[0]
-            if owned.held and not owned.lock.locked() and self._clock.monotonic_s() >= owned.due_s:
-                async with owned.lock:
-                    await self.checkpoint(owned)
+    # -- checkpoints -------------------------------------------------------------------------------------------------
 
     async def checkpoint(self, owned: Owned) -> None:
         """Store the state of a partition and acknowledge its input. The caller holds the partition's lock.
 
         1. Every output sent so far is confirmed by the broker.
         2. The assignment is still the one the state belongs to; else leave: the new owner redoes it.
-        3. The state is written: pieces, then the manifest under its offset, never below the newest.
-        4. The held messages are acknowledged in order; Faust commits them.
+        3. The state is written: the pieces that changed, then the manifest under its offset, never below the newest.
+        4. The held messages are acknowledged in order; the client commits them.
+        5. Older manifests and what only they named are forgotten (the store does it as part of 3).
         """
         if not owned.held or not owned.whole:
             return  # nothing new, or in the middle of a root message's parts
@@ -243,28 +469,63 @@ class StageShell:
         await self._in_thread(self._producer.flush)  # 1
         if owned.generation != self._generation:  # 2
             return
-        pieces = await self._in_thread(owned.state.reducer.snapshot)  # 3
-        checkpoint = Checkpoint(owned.offset, owned.seq, self.run, self.topic_id, {})
-        await self._in_thread(self._checkpoints.save, owned.state.place.partition, checkpoint, pieces)
-        for message in owned.held:  # 4
-            self.app.consumer.ack(message)
+        try:
+            await self._in_thread(self._store, owned)  # 3, 5
+        except OSError as error:  # a full disk, a store that is away: what was done stays held and is stored later
+            log.warning("%s keeps its state in memory: %s", self.stage.name, error)
+            owned.due_s = self._clock.monotonic_s() + self._timing.min_s
+            return
+        for delivery in owned.held:  # 4
+            self._source.acknowledge(delivery)
         owned.held.clear()
         now_s = self._clock.monotonic_s()
         CHECKPOINT_SECONDS.labels(self.stage.name).observe(now_s - started_s)
         pause_s = (now_s - started_s) / CHECKPOINT_SHARE
         owned.due_s = now_s + min(self._timing.max_s, max(self._timing.min_s, pause_s))
 
-    async def _in_thread(self, function: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+    def _store(self, owned: Owned) -> None:
+        pieces = owned.state.reducer.snapshot()
+        checkpoint = Checkpoint(owned.offset, owned.seq, self.run, self.topic_id, self.stage.state_format)
+        self._stores.checkpoints.save(owned.partition, checkpoint, pieces)
 
 
-def _parse(raw: Any) -> Message:
-    return Message(
-        topic=raw.topic,
-        partition=raw.partition,
-        offset=raw.offset,
-        timestamp_ms=int(raw.timestamp * 1000),
-        instrument=(raw.key or b"").decode(),
-        value=raw.value or b"",
-        envelope=from_headers(raw.headers if not isinstance(raw.headers, dict) else raw.headers.items()),
+class TrimmedError(InputError):
+    """Messages that a state needs have left the log.
+
+    Args:
+        topic, partition: where.
+        first, last: the missing offsets, inclusive.
+    """
+
+    def __init__(self, topic: str, partition: int, first: int, last: int) -> None:
+        self.topic, self.partition, self.first, self.last = topic, partition, first, last
+        super().__init__(
+            f"offsets {first} to {last} of {topic}[{partition}] have left the log before they were applied",
+            remedy="make the tape again with --replace; nothing was skipped",
+        )
+
+
+def read(delivery: Delivery) -> tuple[Message, str]:
+    """A delivered message, and what is wrong with its headers or key: empty if they can be read.
+
+    A message whose headers cannot be read keeps its bytes and its coordinates; all else is made up to be harmless.
+    """
+    headers, key = list(delivery.headers or ()), delivery.key or b""
+    unreadable = ""
+    try:
+        instrument, envelope = key.decode(), from_headers(headers)
+    except ValueError as error:
+        instrument, envelope = key.decode(errors="replace"), Envelope(kind="data", schema="unreadable")
+        unreadable = f"has headers that cannot be read ({error})"
+    return (
+        Message(
+            topic=delivery.topic,
+            partition=delivery.partition,
+            offset=delivery.offset,
+            timestamp_ms=int(delivery.timestamp * 1000),
+            instrument=instrument,
+            value=delivery.value or b"",
+            envelope=envelope,
+        ),
+        unreadable,
     )

@@ -6,25 +6,48 @@ checkpoints. So a stage that gets a worker of its own goes on from the states it
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 import faust
 
 from engine.warm import warm
 from runtime.clock import WallClock
-from runtime.kafka import CheckedProducer, ping
-from runtime.object_store import LocalObjectStore
+from runtime.kafka import CheckedProducer, consumer, ping, watermarks
+from runtime.object_store import LocalObjectStore, ObjectStore
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
 from runtime.telemetry import serve_metrics
 from streams.checkpoints import CheckpointStore
+from streams.cutover import Cutovers
 from streams.faust_app import make_app
+from streams.faust_stage import FaustInput, attach, threads
+from streams.poison import PoisonStore
 from streams.shell import StageShell, Timing
 from streams.stages import STAGES
+from streams.watch import Watch
 
 GROUP: Final = "barograph-{tape_id}-{line}-{stages}"
 """Consumer group of the workers of the same stages. The tape's random id keeps a replaced tape from meeting the old
 one's commits."""
+
+
+class StageStores:
+    """What a stage keeps beside the topics, in one object store.
+
+    Args:
+        store: where it lies.
+        below: `TAPE_ID/LINE/STAGE`.
+    """
+
+    def __init__(self, store: ObjectStore, below: str) -> None:
+        self._store, self._below = store, below
+        self.checkpoints = CheckpointStore(store, f"checkpoints/{below}")
+        self.cutovers = Cutovers(store, below)
+
+    def poison(self, partition: int) -> PoisonStore:
+        """Skips and attempts of a partition."""
+        return PoisonStore(self._store, f"{self._below}/{partition}")
 
 
 def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *, slot: int = 0) -> None:
@@ -48,17 +71,34 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
     warm()
     group = GROUP.format(tape_id=manifest.tape_id, line=line, stages="-".join(stage.name for stage in stages))
     app = make_app(group, settings.bootstrap_servers, settings.data_dir / "faust" / group, member=f"{group}-{slot}")
-    for stage in stages:
+    clock, timing = WallClock(), Timing(settings.checkpoint_min_s, settings.checkpoint_max_s)
+    shells = [
         StageShell(
-            app,
             stage,
             manifest,
             line,
+            FaustInput(app, stage.source.name(tape, line)),
             CheckedProducer(settings.bootstrap_servers),
-            CheckpointStore(store, f"checkpoints/{manifest.tape_id}/{line}/{stage.name}"),
-            WallClock(),
-            Timing(settings.checkpoint_min_s, settings.checkpoint_max_s),
+            StageStores(store, f"{manifest.tape_id}/{line}/{stage.name}"),
+            clock,
+            timing,
+            threads(f"{stage.name}-apply"),
+            threads(f"{stage.name}-load"),
         )
+        for stage in stages
+    ]
+    for shell in shells:
+        _refuse_what_cannot_go_on(shell, settings.bootstrap_servers)
+        attach(app, shell)
+    Watch(shells, settings.bootstrap_servers, clock).start()
     serve_metrics(settings.metrics_port)
     level = logging.getLevelName(logging.getLogger().level).lower()
     faust.Worker(app, loglevel=level, redirect_stdouts=False, override_logging=False).execute_from_commandline()
+
+
+def _refuse_what_cannot_go_on(shell: StageShell, bootstrap_servers: str) -> None:
+    """Say before anything starts, in one sentence, that a state is foreign or its input has left the log."""
+    with closing(consumer(bootstrap_servers)) as client:
+        for partition in range(shell.manifest.partitions):
+            low, _ = watermarks(client, shell.topic, partition)
+            shell.refuse_trimmed(shell.load(partition), low)

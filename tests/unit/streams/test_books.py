@@ -107,7 +107,7 @@ def test_an_equal_definition_changes_nothing_and_another_one_resets() -> None:
     ("bad", "words"),
     [
         (message("data", b"x", count=1), "comes before any definition"),
-        (message("definition", definition(0)), "defines a tick of 0"),
+        (message("definition", definition(0)), "does not define an instrument .tick_px is 0"),
     ],
 )
 def test_broken_messages_are_named(bad: Message, words: str) -> None:

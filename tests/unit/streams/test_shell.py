@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from faust.types import TP
 
-from runtime.errors import InputError
+from runtime.codec import decode_avro
+from runtime.errors import BarographError, InputError
 from runtime.object_store import LocalObjectStore
 from runtime.sequence import HoleError
 from runtime.tapes import Line, Manifest
@@ -21,25 +22,37 @@ from schemas.envelope import Envelope
 from schemas.message import Message, Outgoing
 from schemas.topics import TopicSpec
 from streams.checkpoints import Checkpoint, CheckpointStore
+from streams.cutover import Cutover, checkpoint_hash
 from streams.faust_consumer import Consumer
-from streams.reducer import Output, Rows, Stage, Stamp
-from streams.shell import HOLE_PATIENCE_S, StageShell, Timing
+from streams.faust_stage import FaustInput, attach, threads
+from streams.poison import DEATHS_MAX, FAILURES_MAX
+from streams.reducer import BrokenMessageError, Output, Rows, Stage, Stamp
+from streams.shell import HOLE_PATIENCE_S, StageShell, Timing, TrimmedError
+from streams.worker import StageStores
 
 COLUMNS = (Column("n", "i8", "count", "a number"),)
-BASE, POISON = 100, 13
+BASE, POISON, BROKEN, CRASH = 100, 13, 14, 15
 
 
 class Summing:
-    """Adds the counts of messages up. A count of `POISON` changes the state, then fails."""
+    """Adds the counts of messages up. `BROKEN` is refused; `POISON` and `CRASH` change the state, then fail."""
 
     def __init__(self) -> None:
         self.total = 0
 
     def apply(self, message: Message) -> Iterator[Rows]:
+        if message.envelope.count == BROKEN:
+            raise BrokenMessageError(message, "is broken")
         self.total += message.envelope.count
+        if message.envelope.count == CRASH:
+            raise ZeroDivisionError("of all things")
         if message.envelope.count == POISON:
             raise InputError("this message is broken")
         yield Rows("trades", {"n": np.array([self.total], "<i8")})
+
+    def skip(self, message: Message, reason: str) -> Iterator[Rows]:
+        self.total += 1_000_000
+        return iter(())
 
     def stamp(self, message: Message) -> Stamp:
         return Stamp(message.envelope.t, {})
@@ -51,6 +64,11 @@ class Summing:
         self.total = int(pieces["X"])
 
 
+def double(pieces: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """States of format 1 count in halves."""
+    return {name: str(2 * int(piece)).encode() for name, piece in pieces.items()}
+
+
 class FakeProducer:
     """Notes what is sent and flushed; `while_flushing` runs in the middle of a flush, in the thread that flushes."""
 
@@ -58,11 +76,17 @@ class FakeProducer:
         self.events = events
         self.while_flushing: Callable[[], None] = lambda: None
         self.refuses = False
+        self.sent: list[Outgoing] = []
+        self.shown: tuple[int, int] | None = None
 
     def send(self, message: Outgoing) -> None:
         if self.refuses:
             raise InputError("the broker refused it")
+        self.sent.append(message)
         self.events.append(("send", message.envelope.seq))
+
+    def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
+        return self.shown
 
     def flush(self) -> None:
         self.events.append("flush")
@@ -86,6 +110,10 @@ class FakeConsumer:
 
     def __init__(self, tp: TP, events: list[Any]) -> None:
         self.tp, self.events = tp, events
+        self.log_start = 0
+
+    async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, self.log_start)
 
     def assignment(self) -> set[TP]:
         return {self.tp}
@@ -169,26 +197,33 @@ class Bench:
     source: TopicSpec = topics.MBO
     run: str = "run0"
     topic_id: str = "topic0"
+    state_format: int = 1
     events: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.topic = self.source.name("t1", "main")
         manifest = Manifest("t1", "0" * 16, base=(BASE,), topic_ids={self.topic: self.topic_id})
         stage = Stage("summing", self.source, {"trades": Output(topics.TRADES, COLUMNS)}, {}, Summing)
+        stage = replace(stage, state_format=self.state_format, migrations={1: double})
         self.app = FakeApp(FakeConsumer(TP(self.topic, 0), self.events))
         self.producer, self.clock = FakeProducer(self.events), FakeClock()
         self.store = NotedStore(self.folder, self.events)
-        fakes: Any = (self.app, self.producer)
+        self.stores = StageStores(LocalObjectStore(self.folder), "t/main/summing")
+        self.stores.checkpoints = self.store
+        fake_app: Any = self.app
         self.shell = StageShell(
-            fakes[0],
             stage,
             manifest.with_line("main", Line(self.run)),
             "main",
-            fakes[1],
-            self.store,
+            FaustInput(fake_app, self.topic),
+            self.producer,
+            self.stores,
             self.clock,
             Timing(1.0, 30.0),
+            threads("apply"),
+            threads("load"),
         )
+        attach(fake_app, self.shell)
 
     def raw(self, offset: int, count: int = 1, **envelope: Any) -> Any:
         """A message as Faust gives it, with a value of one byte."""
@@ -221,6 +256,15 @@ class Bench:
         """Offset, seq and state of the newest checkpoint."""
         loaded = self.store.load(0)
         return None if loaded is None else (loaded[0].offset, loaded[0].seq, loaded[1]["X"])
+
+    def records(self, spec: TopicSpec, schema: str) -> list[dict[str, Any]]:
+        """What was said on a topic of records."""
+        return [decode_avro(schema, m.value) for m in self.producer.sent if m.topic == spec.name("t1")]
+
+    def marks(self) -> list[tuple[int, int, str]]:
+        """(seq, rows, skipped) of each output."""
+        found = [m.envelope for m in self.producer.sent if m.topic == topics.TRADES.name("t1")]
+        return [(e.seq, e.count, e.skipped) for e in found]
 
 
 @pytest.fixture(autouse=True)
@@ -310,7 +354,7 @@ def test_a_message_that_waited_through_an_assignment_is_not_applied(tmp_path: Pa
 
     async def scenario() -> None:
         await bench.assign()
-        (owned,) = bench.shell._owned.values()
+        (owned,) = bench.shell.owned()
         async with owned.lock:
             waiting = asyncio.create_task(bench.take(bench.raw(0)))
             await asyncio.sleep(0)
@@ -468,4 +512,239 @@ def test_checkpoints_of_another_run_or_topic_are_refused_before_anything_starts(
 
     asyncio.run(scenario())
     with pytest.raises(InputError, match=words):
-        Bench(tmp_path, run=run, topic_id=topic_id)
+        Bench(tmp_path, run=run, topic_id=topic_id).shell.load(0)
+
+
+def test_a_broken_message_is_skipped_at_once_with_letter_gap_and_marker(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    broken = bench.raw(1, BROKEN)
+
+    async def scenario(bench: Bench) -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0), bench.raw(1, BROKEN), bench.raw(2))
+        await bench.leave()
+
+    asyncio.run(scenario(bench))
+    reason = "is broken"
+    assert bench.marks() == [(BASE, 1, ""), (BASE + 1, 0, reason), (BASE + 2, 1, "")]
+    (letter,), (gap,) = bench.records(topics.DEAD_LETTERS, "dead_letter"), bench.records(topics.GAPS, "gap")
+    assert (letter["value"], letter["key"], letter["offset"], letter["seq"]) == (b"v", b"X", 1, BASE + 1)
+    assert [(h["name"], h["value"]) for h in letter["headers"]] == broken.headers
+    assert (letter["reason"], letter["error"], letter["attempts"]) == (reason, "BrokenMessageError", 1)
+    assert "BrokenMessageError" in letter["trace"]
+    assert (gap["instrument"], gap["seq_from"], gap["seq_to"], gap["cause"]) == ("X", BASE + 1, BASE + 1, reason)
+    assert bench.stored() == (2, BASE + 2, b"1000002")
+    assert bench.happened("flush")[0] == "flush", "the letter is confirmed before the marker is sent"
+    again = Bench(tmp_path / "elsewhere")
+    asyncio.run(scenario(again))
+    assert again.records(topics.DEAD_LETTERS, "dead_letter")[0]["id"] == letter["id"]
+    assert again.marks() == bench.marks()
+
+
+def test_a_skip_that_was_written_is_input_for_whoever_comes_next(tmp_path: Path) -> None:
+    first, second = Bench(tmp_path), Bench(tmp_path)
+
+    async def scenario(bench: Bench, count: int) -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0), bench.raw(1, count))
+
+    asyncio.run(scenario(first, BROKEN))
+    asyncio.run(scenario(second, 7))  # it could apply the message, and does not
+    assert second.marks() == first.marks()
+
+
+def test_headers_that_cannot_be_read_are_broken_too_and_keep_their_bytes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    foreign = bench.raw(0)
+    foreign.headers, foreign.key = [("kind", b"surprise"), ("x", b"\xff")], b"\xff"
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(foreign, bench.raw(1))
+
+    asyncio.run(scenario())
+    (letter,) = bench.records(topics.DEAD_LETTERS, "dead_letter")
+    assert (letter["key"], letter["headers"][1]["value"]) == (b"\xff", b"\xff")
+    assert [(seq, rows) for seq, rows, _ in bench.marks()] == [(BASE, 0), (BASE + 1, 1)]
+
+
+def test_headers_of_a_derived_message_hold_its_place_and_cannot_be_skipped(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, source=topics.BINS)
+    foreign = bench.raw(0)
+    foreign.headers = []
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(foreign)
+
+    with pytest.raises(BrokenMessageError):
+        asyncio.run(scenario())
+    assert bench.events[1:] == []
+
+
+def test_what_outputs_show_already_is_never_skipped(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.producer.shown = (BASE + 1, 0)
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0), bench.raw(1, BROKEN))
+
+    with pytest.raises(BarographError, match="applied before"):
+        asyncio.run(scenario())
+    assert bench.records(topics.DEAD_LETTERS, "dead_letter") == []
+    assert bench.stores.poison(0).skips() == {}
+
+
+def test_a_letter_that_is_not_confirmed_stops_the_stage(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    def fail() -> None:
+        raise InputError("not confirmed")
+
+    async def scenario() -> None:
+        await bench.assign()
+        bench.producer.while_flushing = fail
+        await bench.take(bench.raw(0, BROKEN))
+
+    with pytest.raises(InputError, match="not confirmed"):
+        asyncio.run(scenario())
+    assert bench.marks() == []
+
+
+def test_an_unexpected_exception_is_skipped_the_third_time(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0), bench.raw(1), bench.raw(2, CRASH), bench.raw(3))
+
+    for _ in range(FAILURES_MAX):
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(scenario(Bench(tmp_path)))
+    bench = Bench(tmp_path)
+    asyncio.run(scenario(bench))
+    (letter,) = bench.records(topics.DEAD_LETTERS, "dead_letter")
+    assert (letter["error"], letter["attempts"], letter["seq"]) == ("ZeroDivisionError", 3, BASE + 2)
+    assert "of all things" in letter["trace"]
+    assert [bool(skipped) for _, _, skipped in bench.marks()] == [False, False, True, False]
+
+
+def test_progress_before_the_poison_does_not_start_the_count_anew(tmp_path: Path) -> None:
+    async def scenario(bench: Bench, first: int) -> None:
+        await bench.assign()
+        await bench.take(*(bench.raw(n) for n in range(first, first + 3)))
+        await bench.tick(2)
+        await bench.take(
+            bench.raw(first + 3, 1), *(bench.raw(n, CRASH if n == 20 else 1) for n in range(first + 4, 22))
+        )
+
+    for first in (0, 3, 6):
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(scenario(Bench(tmp_path), first))
+    bench = Bench(tmp_path)
+    asyncio.run(scenario(bench, 9))
+    assert [seq for seq, _, skipped in bench.marks() if skipped] == [BASE + 20]
+
+
+def test_a_message_that_kills_the_process_is_found_and_skipped(tmp_path: Path) -> None:
+    """The process dies without a word at offset 5; every start is a new one on the same stores."""
+    starts = 0
+    while True:
+        starts += 1
+        assert starts < 2 * DEATHS_MAX + 5
+        bench = Bench(tmp_path)
+
+        async def scenario(bench: Bench = bench) -> bool:
+            await bench.assign()
+            (owned,) = bench.shell.owned()
+            for offset in range(owned.offset + 1, 8):
+                if offset == 5 and not owned.known.verdict((BASE + 5, 0)):
+                    (owned,) = bench.shell.owned()
+                    await bench.shell._note(owned, (BASE + 5, 0))
+                    return False  # dead in the middle of it
+                await bench.take(bench.raw(offset))
+            return True
+
+        if asyncio.run(scenario()):
+            break
+    (letter,) = bench.records(topics.DEAD_LETTERS, "dead_letter")
+    assert (letter["seq"], letter["error"]) == (BASE + 5, "")
+    assert "died" in letter["reason"]
+
+
+def test_workers_that_stop_in_order_are_no_deaths(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0, seq=BASE, last=False))  # no checkpoint in the middle of a root
+        await bench.leave()
+
+    for _ in range(DEATHS_MAX + 3):
+        bench = Bench(tmp_path, source=topics.BINS)
+        asyncio.run(scenario(bench))
+    assert bench.stores.poison(0).attempts().deaths <= 1
+    assert bench.stores.poison(0).skips() == {}
+
+
+def test_a_full_disk_keeps_the_state_in_memory_until_there_is_room(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    save = bench.store.save
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def scenario() -> None:
+        await bench.assign()
+        bench.store.save = fail  # type: ignore[method-assign]
+        await bench.take(bench.raw(0))
+        await bench.tick(2)
+        await bench.take(bench.raw(1))
+        await bench.tick(2)
+        assert bench.happened("ack") == []
+        bench.store.save = save  # type: ignore[method-assign]
+        await bench.tick(2)
+
+    asyncio.run(scenario())
+    assert bench.stored() == (1, BASE + 1, b"2")
+    assert bench.happened("ack") == [("ack", 0), ("ack", 1)]
+
+
+def test_a_log_that_begins_after_the_state_is_refused_with_the_missing_range(tmp_path: Path) -> None:
+    first, second = Bench(tmp_path), Bench(tmp_path)
+    second.app.consumer.log_start = 7
+
+    async def begin() -> None:
+        await first.assign()
+        await first.take(first.raw(0), first.raw(1))
+        await first.leave()
+
+    asyncio.run(begin())
+    with pytest.raises(TrimmedError, match="offsets 2 to 6") as refused:
+        asyncio.run(second.assign())
+    assert (refused.value.first, refused.value.last) == (2, 6)
+    assert second.happened("commit") == []
+
+
+def test_another_run_goes_on_where_a_cutover_names_both_and_migrates_the_state(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+
+    async def begin() -> None:
+        await first.assign()
+        await first.take(first.raw(0, 5))
+        await first.leave()
+
+    async def go_on(bench: Bench) -> None:
+        await bench.assign()
+        await bench.take(bench.raw(1, 1))
+        await bench.leave()
+
+    asyncio.run(begin())
+    second = Bench(tmp_path, run="run1", state_format=2)
+    with pytest.raises(InputError, match="run run0, not run1"):
+        asyncio.run(go_on(second))
+    loaded = first.store.load(0)
+    assert loaded is not None
+    second.stores.cutovers.write(0, Cutover(BASE, "run0", "run1", checkpoint_hash(loaded[0])))
+    asyncio.run(go_on(second))
+    assert second.stored() == (1, BASE + 1, b"11")
+    third = Bench(tmp_path, run="run1", state_format=4)
+    with pytest.raises(InputError, match="format 2, this release reads 4"):
+        third.shell.load(0)
