@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from runtime.errors import InputError
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 from runtime.tapes import Manifest, TapeStore
 
 DEFAULTS: Final[Mapping[str, Any]] = {"stream": "grid", "line": "main", "dtype": "f32"}
@@ -37,16 +37,16 @@ def console_dir() -> Path:
     )
 
 
-def create_app(*, gateway_url: Callable[[], str | None], data_dir: Path, console: Path | None = None) -> FastAPI:
+def create_app(*, gateway_url: Callable[[], str | None], state: str | Path, console: Path | None = None) -> FastAPI:
     """The application.
 
     Args:
         gateway_url: gives the gateway's address, `ws://host:port/v1/stream`, or None while it is not known.
-        data_dir: data folder, whose `state` holds the tape manifests.
+        state: where the tape manifests lie: a folder or a URL.
         console: folder of the console's files; found by itself if not given.
     """
     app = FastAPI(title="barograph", docs_url=None, redoc_url=None, openapi_url=None)
-    tapes = TapeStore(LocalObjectStore(data_dir / "state"))
+    tapes = TapeStore(object_store_at(state))
 
     @app.middleware("http")
     async def harden(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

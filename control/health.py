@@ -16,7 +16,7 @@ from control.services import open_store
 from runtime.endpoints import Endpoints
 from runtime.errors import BarographError, MissingServiceError
 from runtime.kafka import ping
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
 from schemas.topics import DERIVED
@@ -111,7 +111,7 @@ def status(settings: Settings) -> dict[str, Any]:
     found = Endpoints(settings.data_dir).all()
     services = {name: {"address": address, "answers": _answers(name, address)} for name, address in found.items()}
     servers = settings.bootstrap_servers or found.get("kafka", "")
-    store = TapeStore(LocalObjectStore(settings.state_dir))
+    store = TapeStore(object_store_at(settings.state_location))
     tapes = {name: _tape(servers, store, name, settings.state_dir) for name in store.names()}
     return {"data": str(settings.data_dir), "services": services, "tapes": tapes}
 

@@ -30,7 +30,7 @@ from control.services import Services
 from control.tape_admin import TapeAdmin
 from runtime.errors import InputError
 from runtime.kafka import CheckedProducer
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, Source, TapeStore, new_tape
 from schemas.names import tape_of_file
@@ -122,7 +122,7 @@ def prepare(request: RunRequest, settings: Settings, out: Output) -> Job:
     with out.bar("verifying", "bytes") as advance:
         reports = verify_all(request.files, manifest=request.expected, on_progress=advance)
     tape, identity = request.tape or tape_of_file(Path(reports[0].path).name), run_id(LINE_CONFIG)
-    existing = TapeStore(LocalObjectStore(settings.state_dir)).load(tape)
+    existing = TapeStore(object_store_at(settings.state_location)).load(tape)
     decision = decide(existing, tape, request.line, _sources(reports), identity, replace=request.replace)
     if existing is not None and decision is not Decision.REPLACE:
         _refuse_other_tick(existing, request.tick_px)

@@ -24,7 +24,7 @@ from control.tape_admin import TapeAdmin
 from runtime.endpoints import Endpoints
 from runtime.errors import MissingServiceError, PortTakenError
 from runtime.kafka import ping
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Manifest, TapeStore
 
@@ -53,7 +53,7 @@ class Stack:
     ) -> None:
         self._settings, self._out, self._only = settings, out, only
         self._endpoints = Endpoints(settings.data_dir)
-        self._tapes = TapeStore(LocalObjectStore(settings.state_dir))
+        self._tapes = TapeStore(object_store_at(settings.state_location))
         self._crews: dict[tuple[str, str], Crew] = {}
         self._base: list[Supervisor] = []
         self._before_serving = before_serving

@@ -14,7 +14,7 @@ from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
 from runtime.errors import InputError
 from runtime.kafka import CheckedProducer
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import LocalObjectStore, object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, TapeStore
 from schemas.envelope import Envelope, crc32
@@ -42,7 +42,7 @@ class TapeAdmin:
     def __init__(self, settings: Settings, bootstrap_servers: str) -> None:
         self._settings, self._servers = settings, bootstrap_servers
         self._topics = TopicAdmin(bootstrap_servers)
-        self.tapes = TapeStore(LocalObjectStore(settings.state_dir))
+        self.tapes = TapeStore(object_store_at(settings.state_location))
 
     def open(self, manifest: Manifest, line: str, run: Line) -> Manifest:
         """Make the topics of a tape and line, note the line and the topics' ids, save and announce.
@@ -82,7 +82,11 @@ class TapeAdmin:
         with closing(open_store(store_url)) as client:
             drop_rows(client, manifest.tape)
         drop_objects(LocalObjectStore(self._settings.lake_dir), manifest.tape)
-        for folder in ("checkpoints", "arrival", "sinks/*"):
+        states = object_store_at(self._settings.state_location)
+        for kind in ("checkpoints", "skips", "attempts", "cutovers"):
+            for name in list(states.names(f"{kind}/{manifest.tape_id}/")):
+                states.delete(name)
+        for folder in ("checkpoints", "skips", "attempts", "cutovers", "arrival", "sinks/*"):
             for path in self._settings.state_dir.glob(f"{folder}/{manifest.tape_id}"):
                 shutil.rmtree(path, ignore_errors=True)
         names = {name for line in (*manifest.lines, "main") for name in of_tape(manifest.tape, line)}

@@ -3,15 +3,31 @@
 Names are relative paths with `/`. A put is all or nothing: readers see the old object or the new one, also after a
 power cut (temporary file, fsync, rename, fsync of the folder). Names that start with a dot are never listed: they are
 puts that did not finish.
+
+Whatever keeps a store from doing what it is asked (a full disk, no network, no permission) is an OSError; what the
+stores below say of it is in its text. So callers tell "it cannot now" from "there is none" and from a bad name.
 """
 
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import from_url
 
 from runtime.errors import InputError
+
+REMOTE: Final = ("s3://", "gs://", "az://")
+"""Schemes of stores that are reached over the network; everything else is a folder."""
+
+RETRY: Final = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
+"""How long a remote store may be asked again before it counts as away. A checkpoint waits for it, and what is held in
+memory meanwhile grows with the input; much less would make a slow bucket an error."""
 
 
 class ObjectStore(Protocol):
@@ -98,11 +114,103 @@ class LocalObjectStore:
     def _write_temporary(self, path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # a full disk must not be filled with halves
+            raise
         return temporary
+
+
+class RemoteObjectStore:
+    """Objects in a bucket: S3 and what speaks like it, GCS, Azure.
+
+    Credentials, region and endpoint come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …), as with
+    every other client of these stores, and never from a URL or a log line.
+
+    Args:
+        url: `s3://bucket/prefix`, `gs://…`, `az://…`.
+        config: settings of the client beside those of the environment.
+    """
+
+    def __init__(self, url: str, **config: Any) -> None:
+        self.url = url
+        try:
+            make: Any = from_url  # its overloads are one for each provider
+            self._store: Any = make(url, retry_config=dict(RETRY), **config)
+        except BaseError as error:
+            raise InputError(f"{url} names no object store ({_said(error)})", remedy="see docs/settings.md") from error
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write or replace an object."""
+        with self._asking(name):
+            obstore.put(self._store, _plain(name), data)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Write an object unless it exists (`If-None-Match: *`); whether it was written.
+
+        After a lost answer the retry meets the object that the first try wrote: that is False too. So callers who want
+        to know what stands read it.
+        """
+        with self._asking(name):
+            try:
+                obstore.put(self._store, _plain(name), data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            return True
+
+    def get(self, name: str) -> bytes | None:
+        """The object's bytes, None if there is none."""
+        with self._asking(name):
+            try:
+                return bytes(obstore.get(self._store, _plain(name)).bytes())
+            except (NotFoundError, FileNotFoundError):
+                return None
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Names that start with `prefix`, in order."""
+        with self._asking(prefix):
+            folder = prefix.rpartition("/")[0]  # stores match whole path segments only
+            found = [meta["path"] for page in obstore.list(self._store, folder or None) for meta in page]
+        yield from sorted(n for n in found if n.startswith(prefix) and not n.rpartition("/")[2].startswith("."))
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens if there is none."""
+        with self._asking(name):
+            try:
+                obstore.delete(self._store, _plain(name))
+            except (NotFoundError, FileNotFoundError):
+                return
+
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseError as error:
+            raise OSError(f"{self.url}: {name}: {_said(error)}") from error
+
+
+def object_store_at(location: str | Path) -> ObjectStore:
+    """The store at a URL, or in a folder."""
+    text = str(location)
+    if text.startswith(REMOTE):
+        return RemoteObjectStore(text)
+    return LocalObjectStore(Path(text.removeprefix("file://")))
+
+
+def _plain(name: str) -> str:
+    """A name as it was given, unless it would leave the prefix."""
+    if ".." in name.split("/") or name.startswith("/"):
+        raise InputError(f"object name {name!r} leads out of the store", remedy="use a plain relative name")
+    return name
+
+
+def _said(error: Exception) -> str:
+    """The first line of what a store says; the rest is its own traceback."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _sync_folder(folder: Path) -> None:

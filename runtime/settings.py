@@ -24,6 +24,11 @@ class Settings(BaseSettings):
     clickhouse_url: str = Field(default="", description="ClickHouse HTTP address; empty: the embedded store")
     store_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded store; 0: a free one")
     lake_url: str = Field(default="", description="folder of the Parquet lake; empty: `lake` in the data folder")
+    state_url: str = Field(
+        default="",
+        description="where manifests, checkpoints and skips lie: a folder, or s3://, gs://, az:// with credentials in "
+        "the environment; empty: `state` in the data folder",
+    )
     host: str = Field(
         default="127.0.0.1", description="address that gateway and api bind; only loopback without authentication"
     )
@@ -44,5 +49,10 @@ class Settings(BaseSettings):
 
     @property
     def state_dir(self) -> Path:
-        """Folder of manifests, checkpoints and sink progress."""
+        """Folder of what belongs to this machine: sink progress, locks; and of the state if `state_url` is empty."""
         return self.data_dir / "state"
+
+    @property
+    def state_location(self) -> str:
+        """Where manifests, checkpoints and skips lie."""
+        return self.state_url or str(self.state_dir)

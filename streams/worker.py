@@ -14,7 +14,7 @@ import faust
 from engine.warm import warm
 from runtime.clock import WallClock
 from runtime.kafka import CheckedProducer, consumer, ping, watermarks
-from runtime.object_store import LocalObjectStore, ObjectStore
+from runtime.object_store import ObjectStore, object_store_at
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
 from runtime.telemetry import serve_metrics
@@ -64,7 +64,7 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
         MissingServiceError: no broker.
     """
     ping(settings.bootstrap_servers)
-    store = LocalObjectStore(settings.state_dir)
+    store = object_store_at(settings.state_location)
     manifest = TapeStore(store).require(tape)
     config = manifest.require_line(line).config
     stages = [make(config) for name, make in STAGES.items() if name in names or not names]

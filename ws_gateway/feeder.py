@@ -24,7 +24,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from runtime.codec import decode_batches
 from runtime.errors import BarographError, MissingServiceError
 from runtime.kafka import consumer, to_message, watermarks
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 from runtime.sequence import ConflictError, HoleError, Sequence, Verdict
 from runtime.tapes import Manifest, TapeStore
 from schemas import bins, trades
@@ -136,12 +136,12 @@ class KafkaFeeder:
 
     Args:
         bootstrap_servers: Kafka brokers.
-        state_dir: folder of the tape manifests.
+        state: where the tape manifests lie: a folder or a URL.
         loop: the event loop on whose thread the hub lives.
     """
 
     bootstrap_servers: str
-    state_dir: Path
+    state: str | Path
     loop: asyncio.AbstractEventLoop
     _ready: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -158,7 +158,7 @@ class KafkaFeeder:
     def start(self, hub: Hub, on_failure: Callable[[Exception], None]) -> None:
         """Begin to read; called on the event loop's thread."""
         self._hub, self._on_failure = hub, on_failure
-        self._tapes = TapeStore(LocalObjectStore(self.state_dir))
+        self._tapes = TapeStore(object_store_at(self.state))
         self._thread = threading.Thread(target=self._run, name="gateway-feeder", daemon=True)
         self._thread.start()
 

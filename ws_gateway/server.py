@@ -301,7 +301,7 @@ async def serve(
     host: str,
     port: int,
     bootstrap_servers: str,
-    data_dir: Path,
+    state: str | Path,
     allowed_origins: Sequence[str],
     stop: asyncio.Event,
     on_ready: Callable[[int], None] = lambda _port: None,
@@ -310,9 +310,9 @@ async def serve(
 
     Args:
         bootstrap_servers: Kafka brokers.
-        data_dir: data folder, whose `state` holds the tape manifests.
+        state: where the tape manifests lie: a folder or a URL.
     """
     from ws_gateway.feeder import KafkaFeeder
 
-    feeder = KafkaFeeder(bootstrap_servers, data_dir / "state", asyncio.get_running_loop())
+    feeder = KafkaFeeder(bootstrap_servers, state, asyncio.get_running_loop())
     await Gateway(feeder, allowed_origins).run(host, port, stop, on_ready)

@@ -10,7 +10,7 @@ import typer
 from control import options
 from control.output import Output, rows
 from runtime.errors import AnswerIsNo, UsageError
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import LocalObjectStore, object_store_at
 from runtime.tapes import TapeStore
 
 
@@ -86,7 +86,7 @@ def reconcile(
         data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
     )
     out = Output(as_json)
-    manifest = TapeStore(LocalObjectStore(given.state_dir)).require(tape)
+    manifest = TapeStore(object_store_at(given.state_location)).require(tape)
     manifest.require_line(line)
     with Services(given, out) as services:
         lake = LocalObjectStore(given.lake_dir)

@@ -17,7 +17,7 @@ from control.output import Output
 from runtime.endpoints import Endpoints
 from runtime.errors import MissingServiceError, PortTakenError, UsageError
 from runtime.lifeline import watch_lifeline
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
 from runtime.telemetry import serve_metrics
@@ -105,7 +105,7 @@ def sink(
     watch_lifeline()
     if name != "clickhouse" and name != "lake":
         raise UsageError(f"there is no sink {name!r}", remedy="use clickhouse or lake")
-    manifest = TapeStore(LocalObjectStore(settings.state_dir)).require(tape)
+    manifest = TapeStore(object_store_at(settings.state_location)).require(tape)
     target = str(settings.lake_dir) if name == "lake" else settings.clickhouse_url or _find(settings, "store")
     manifest.require_line(line)
     serve_metrics(settings.metrics_port)
@@ -151,7 +151,7 @@ async def _gateway(settings: Settings, out: Output) -> None:
             host=settings.host,
             port=settings.gateway_port,
             bootstrap_servers=settings.bootstrap_servers,
-            data_dir=settings.data_dir,
+            state=settings.state_location,
             allowed_origins=_origins(settings),
             stop=stop,
             on_ready=ready,
@@ -177,7 +177,7 @@ def api(
         raise UsageError(f"the api would answer everybody at {settings.host}", remedy="bind 127.0.0.1")
     watch_lifeline()
     endpoints = Endpoints(settings.data_dir)
-    app = create_app(gateway_url=lambda: endpoints.find("gateway"), data_dir=settings.data_dir)
+    app = create_app(gateway_url=lambda: endpoints.find("gateway"), state=settings.state_location)
     config = uvicorn.Config(app, settings.host, settings.api_port, log_config=None, access_log=False)
     try:
         listening = config.bind_socket()

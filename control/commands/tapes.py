@@ -8,7 +8,7 @@ import typer
 from control import options
 from control.output import Output, rows
 from runtime.errors import AnswerIsNo, InputError
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
 from schemas.topics import CATALOGUE, of_tape
@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _tapes(settings: Settings) -> TapeStore:
-    return TapeStore(LocalObjectStore(settings.state_dir))
+    return TapeStore(object_store_at(settings.state_location))
 
 
 @tape_app.command("list")

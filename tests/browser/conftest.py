@@ -57,7 +57,7 @@ class Host:
         tape = Manifest("synthetic", TAPE_ID, instruments=known, lines=lines)  # the id that the gateway's hub tells
         TapeStore(LocalObjectStore(data_dir / "state")).save(tape)
         self.gateway_port = 0
-        app = create_app(gateway_url=lambda: f"ws://127.0.0.1:{self.gateway_port}/v1/stream", data_dir=data_dir)
+        app = create_app(gateway_url=lambda: f"ws://127.0.0.1:{self.gateway_port}/v1/stream", state=data_dir / "state")
         config = uvicorn.Config(app, "127.0.0.1", 0, log_config=None)
         self._socket = config.bind_socket()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"

@@ -30,7 +30,7 @@ class Browser:
 def client(tmp_path):
     tape = new_tape("t1", instruments={"X:Y": Instrument(0, 250_000_000)}, lines={"main": Line("r")})
     TapeStore(LocalObjectStore(tmp_path / "state")).save(tape)
-    return Browser(create_app(gateway_url=lambda: GATEWAY, data_dir=tmp_path))
+    return Browser(create_app(gateway_url=lambda: GATEWAY, state=tmp_path / "state"))
 
 
 def test_health(client):
@@ -46,7 +46,7 @@ def test_config_names_the_gateway_and_what_exists(client):
 
 
 def test_config_before_a_gateway_and_a_tape(tmp_path):
-    client = Browser(create_app(gateway_url=lambda: None, data_dir=tmp_path))
+    client = Browser(create_app(gateway_url=lambda: None, state=tmp_path / "state"))
     config = client.get("/v1/config").json()
     assert config["gateway_url"] is None
     assert config["tapes"] == []

@@ -3,36 +3,119 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
+from moto.server import ThreadedMotoServer
 
-from runtime import codec
+from runtime import codec, object_store
 from runtime.endpoints import Endpoints
 from runtime.errors import InputError
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import LocalObjectStore, ObjectStore, RemoteObjectStore, object_store_at
 from runtime.tapes import Instrument, Line, Source, TapeStore, manifest_from_json, new_tape
 from schemas import trades
 from schemas.columns import empty_table
+from streams.checkpoints import Checkpoint, CheckpointStore
 
 
-def test_objects(tmp_path: Path) -> None:
-    store = LocalObjectStore(tmp_path)
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server with an empty bucket, `bucket`."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    assert httpx.put(f"{url}/bucket").status_code == 200
+    yield url
+    server.stop()
+
+
+SECRET = "not-to-be-shown"
+
+
+def remote(address: str, url: str = "s3://bucket/some/prefix") -> ObjectStore:
+    return RemoteObjectStore(
+        url, endpoint=address, access_key_id="k", secret_access_key=SECRET, region="us-east-1",
+        client_options={"allow_http": True},
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "folder":
+        return LocalObjectStore(tmp_path)
+    return remote(request.getfixturevalue("s3"), f"s3://bucket/{tmp_path.name}")
+
+
+def test_objects(store: ObjectStore) -> None:
     assert store.get("a/b") is None
     store.put("a/b", b"1")
     store.put("a/b", b"2")
     assert store.get("a/b") == b"2"
     assert not store.put_new("a/b", b"3")
-    assert store.put_new("a/c", b"3")
-    (tmp_path / "a" / ".b.half").write_bytes(b"torn")
+    assert store.get("a/b") == b"2"
+    assert store.put_new("a/c", b"")
+    assert store.get("a/c") == b""
+    store.put("a/.b.half", b"torn")
     assert list(store.names("a/")) == ["a/b", "a/c"]
     assert list(store.names("a/c")) == ["a/c"]
     assert list(store.names("nothing/")) == []
     store.delete("a/b")
     store.delete("a/b")
     assert list(store.names()) == ["a/c"]
-    with pytest.raises(InputError, match="leads out of"):
-        store.put("../x", b"")
+    for name in ("../x", "a/../../x"):
+        with pytest.raises(InputError, match="leads out of"):
+            store.put(name, b"")
+
+
+def test_names_with_odd_characters_come_back_as_they_were(store: ObjectStore) -> None:
+    names = ["t/GLBX.MDP3:ESH4", "t/a b", "t/a%20b", "t/\u00fc", "t/x#y"]
+    for name in names:
+        store.put(name, name.encode())
+    assert list(store.names("t/")) == sorted(names)
+    assert [store.get(name) for name in names] == [name.encode() for name in names]
+
+
+def test_only_one_of_many_puts_an_object_for_the_first_time(store: ObjectStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda n: store.put_new("one", b"%d" % n), range(16)))
+    assert sum(won) == 1
+    assert store.get("one") == b"%d" % won.index(True)
+
+
+def test_checkpoints_in_a_bucket_and_a_damaged_one(s3: str) -> None:
+    bucket = remote(s3, "s3://bucket/states")
+    store = CheckpointStore(bucket, "checkpoints/t/main/books")
+    for offset in range(5):
+        store.save(0, Checkpoint(offset, offset + 10, "run", "topic", 1), {"X": b"%d" % offset, "Y": b"same"})
+    loaded = CheckpointStore(bucket, "checkpoints/t/main/books").load(0)
+    assert loaded is not None
+    assert (loaded[0].offset, loaded[1]) == (4, {"X": b"4", "Y": b"same"})
+    bucket.put(f"checkpoints/t/main/books/0/pieces/{loaded[0].pieces['X']}", b"flipped")
+    before = store.load(0)
+    assert before is not None
+    assert (before[0].offset, before[1]) == (3, {"X": b"3", "Y": b"same"})
+
+
+def test_a_bucket_that_cannot_be_asked_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "RETRY", {"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
+    gone = remote("http://127.0.0.1:9")
+    for ask in (lambda: gone.get("x"), lambda: gone.put_new("x", b""), lambda: list(gone.names())):
+        with pytest.raises(OSError, match="s3://bucket/some/prefix") as refused:
+            ask()
+        assert SECRET not in str(refused.value)
+
+
+def test_a_store_is_found_by_its_address(tmp_path: Path) -> None:
+    assert isinstance(object_store_at(tmp_path), LocalObjectStore)
+    assert isinstance(object_store_at(f"file://{tmp_path}"), LocalObjectStore)
+    assert isinstance(object_store_at("s3://bucket/prefix"), RemoteObjectStore)
+    with pytest.raises(InputError, match="names no object store"):
+        object_store_at("s3://")
 
 
 def test_a_failed_put_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
