@@ -57,6 +57,7 @@ def decide(
     if known is not None and known.run != run:
         raise InputError(
             f"line {line} of tape {tape} was begun by run {known.run}, this release is run {run}",
-            remedy="add --replace to make the tape again, or --line NEW for a new line",
+            remedy=f"add --replace to make the tape again, --line NEW for a new line, or hand this one over with "
+            f"`barograph tape cutover {tape} --line {line}`",
         )
     return Decision.RESUME

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient
 
 from runtime.errors import BarographError, MissingServiceError
-from schemas.envelope import from_headers
+from schemas.envelope import Envelope, read_headers
 from schemas.message import Message, Outgoing
 from schemas.topics import MESSAGE_BYTES_MAX
 
@@ -145,8 +145,9 @@ class CheckedProducer:
             raise DeliveryError("all topics", -1, self.sent - self.confirmed, f"no answer for {timeout_s:g} s")
 
     def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
-        """The highest (`seq`, `part`) anywhere on a partition; see `newest_place`."""
-        return newest_place(self._servers, topic, partition)
+        """The highest (`seq`, `part`) anywhere on a partition; None if it is empty."""
+        newest = newest_envelope(self._servers, topic, partition)
+        return None if newest is None else (newest.seq, newest.part)
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
@@ -185,11 +186,10 @@ def consumer(bootstrap_servers: str, config: Mapping[str, Any] | None = None) ->
 
 
 def to_message(raw: Any) -> Message:
-    """A consumed message of ours, parsed.
+    """A consumed message, parsed; one whose headers are not ours has the schema `UNREADABLE`.
 
     Raises:
         BarographError: the client reports an error in the message's place.
-        ValueError: the headers are not ours.
     """
     if raw.error() is not None:
         raise BarographError(
@@ -200,9 +200,9 @@ def to_message(raw: Any) -> Message:
         partition=raw.partition(),
         offset=raw.offset(),
         timestamp_ms=raw.timestamp()[1],
-        instrument=(raw.key() or b"").decode(),
+        instrument=(raw.key() or b"").decode(errors="replace"),
         value=raw.value() or b"",
-        envelope=from_headers(raw.headers()),
+        envelope=read_headers(raw.headers(), raw.value() or b"")[0],
     )
 
 
@@ -267,16 +267,13 @@ def read_range(
                 yield message
 
 
-def newest_place(bootstrap_servers: str, topic: str, partition: int) -> tuple[int, int] | None:
-    """The highest (`seq`, `part`) anywhere on a partition of a derived topic; None if it is empty.
+def newest_envelope(bootstrap_servers: str, topic: str, partition: int) -> Envelope | None:
+    """The headers with the highest (`seq`, `part`) anywhere on a partition of a derived topic; None if it is empty.
 
-    The newest message need not hold it: whoever redoes work goes back. So the whole log is read, and this is for rare
+    The newest message need not hold them: whoever redoes work goes back. So the whole log is read, and this is for rare
     questions only.
     """
     with contextlib.closing(consumer(bootstrap_servers)) as client:
         low, _ = watermarks(client, topic, partition)
-    places = (
-        (message.envelope.seq, message.envelope.part)
-        for message in read_range(bootstrap_servers, topic, partition, low)
-    )
-    return max(places, default=None)
+    found = (message.envelope for message in read_range(bootstrap_servers, topic, partition, low))
+    return max(found, key=lambda envelope: (envelope.seq, envelope.part), default=None)

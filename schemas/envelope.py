@@ -95,6 +95,20 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope
     return Envelope(**cast("dict[str, str]", known), other=tuple(other))  # type: ignore[arg-type]
 
 
+UNREADABLE: Final = "unreadable"
+"""Schema of a message whose headers are not ours. It has no rows; its bytes and headers are kept as they are."""
+
+
+def read_headers(headers: Iterable[tuple[str, bytes | None]] | None, value: bytes) -> tuple[Envelope, str]:
+    """The envelope of a message that anybody may have sent, and what is wrong with its headers; empty if nothing is."""
+    known = list(headers or ())
+    try:
+        return from_headers(known), ""
+    except ValueError as error:
+        other = tuple((name, content or b"") for name, content in known)
+        return Envelope(kind="data", schema=UNREADABLE, crc32=crc32(value), other=other), str(error)
+
+
 def crc32(value: bytes | memoryview) -> int:
     """CRC-32 of a value, as zlib and every other language's standard library give it."""
     return zlib.crc32(value)

@@ -36,7 +36,7 @@ from runtime.telemetry import (
     STAGE_SEQ,
     STAGE_SKIPS,
 )
-from schemas.envelope import Envelope, from_headers
+from schemas.envelope import read_headers
 from schemas.message import Message, Outgoing
 from schemas.topics import MBO
 from streams.checkpoints import Checkpoint, CheckpointStore
@@ -506,26 +506,16 @@ class TrimmedError(InputError):
 
 
 def read(delivery: Delivery) -> tuple[Message, str]:
-    """A delivered message, and what is wrong with its headers or key: empty if they can be read.
-
-    A message whose headers cannot be read keeps its bytes and its coordinates; all else is made up to be harmless.
-    """
-    headers, key = list(delivery.headers or ()), delivery.key or b""
-    unreadable = ""
-    try:
-        instrument, envelope = key.decode(), from_headers(headers)
-    except ValueError as error:
-        instrument, envelope = key.decode(errors="replace"), Envelope(kind="data", schema="unreadable")
-        unreadable = f"has headers that cannot be read ({error})"
-    return (
-        Message(
-            topic=delivery.topic,
-            partition=delivery.partition,
-            offset=delivery.offset,
-            timestamp_ms=int(delivery.timestamp * 1000),
-            instrument=instrument,
-            value=delivery.value or b"",
-            envelope=envelope,
-        ),
-        unreadable,
+    """A delivered message, and what is wrong with its headers: empty if they can be read."""
+    value = delivery.value or b""
+    envelope, wrong = read_headers(delivery.headers, value)
+    message = Message(
+        topic=delivery.topic,
+        partition=delivery.partition,
+        offset=delivery.offset,
+        timestamp_ms=int(delivery.timestamp * 1000),
+        instrument=(delivery.key or b"").decode(errors="replace"),
+        value=value,
+        envelope=envelope,
     )
+    return message, f"has headers that cannot be read ({wrong})" if wrong else ""

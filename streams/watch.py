@@ -6,15 +6,18 @@ A partition that has input beyond the last message taken, and has taken none for
 supervisor starts it again, and the attempt is counted (`streams.poison`). While the broker does not answer, nothing is
 judged: an outage is waited out.
 
-The same looks give the lag metrics.
+The same looks give the lag metrics, and say once of a partition that has had nothing to do for a while since when it
+has been waiting: quiet and dead must not look alike.
 """
 
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from confluent_kafka import KafkaException
@@ -32,6 +35,10 @@ outage (some 20 s) or one giant gap in time; a dead agent is back within a minut
 
 LOOK_EVERY_S: Final = 5.0
 """How often to look; lag metrics are as old as this at most."""
+
+QUIET_S: Final = 15.0
+"""Silence of an input after which the log says so, once. Live venues send clock messages every half second, so this is
+a connector that stopped; replays fall silent at their end."""
 
 EXIT_CODE: Final = 75
 """The code with which a stalled process leaves (EX_TEMPFAIL of sysexits.h): trying again may help."""
@@ -76,6 +83,32 @@ def stalled(looks: Sequence[Look]) -> bool:
     )
 
 
+@dataclass(slots=True)
+class Watched:
+    """What is known of one partition of a stage.
+
+    Attributes:
+        looks: the newest, in order.
+        quiet: whether the log says that it waits.
+    """
+
+    looks: list[Look] = field(default_factory=list)
+    quiet: bool = False
+
+    def add(self, look: Look) -> None:
+        """Take a look; a partition that was given away and came back starts anew."""
+        if self.looks and look.position < self.looks[-1].position:
+            self.looks.clear()
+        self.looks.append(look)
+        del self.looks[: -int(2 * STALLED_S / LOOK_EVERY_S)]
+
+    def fell_quiet(self) -> bool:
+        """Whether the newest look is the first one that finds the input silent for long."""
+        last, was_quiet = self.looks[-1], self.quiet
+        self.quiet = last.lag == 0 and last.now_s - last.moved_s >= QUIET_S
+        return self.quiet and not was_quiet
+
+
 class Watch(threading.Thread):
     """Looks at the partitions of a worker's shells.
 
@@ -95,34 +128,38 @@ class Watch(threading.Thread):
     ) -> None:
         super().__init__(name="watch", daemon=True)
         self._shells, self._servers, self._clock, self._leave = shells, bootstrap_servers, clock, leave
-        self._looks: dict[tuple[str, int], list[Look]] = {}
-        self._stop = threading.Event()
+        self._watched: dict[tuple[str, int], Watched] = {}
 
     def run(self) -> None:
         """Look until the process ends."""
         with closing(consumer(self._servers)) as client:
-            while not self._stop.wait(LOOK_EVERY_S):
+            while True:
+                time.sleep(LOOK_EVERY_S)
                 for shell in self._shells:
                     for owned in shell.owned():
-                        try:
-                            _, end = watermarks(client, shell.topic, owned.partition)
-                        except (BarographError, KafkaException):
-                            self._looks.clear()  # nothing is known: start anew once the broker answers
-                            continue
-                        self._judge(shell, owned, end)
+                        self._look(shell, owned, lambda topic, number: watermarks(client, topic, number)[1])
 
-    def stop(self) -> None:
-        """Stop looking."""
-        self._stop.set()
+    def _look(self, shell: StageShell, owned: Owned, end_of: Callable[[str, int], int]) -> None:
+        key = (shell.topic, owned.partition)
+        try:
+            end = end_of(*key)
+        except (BarographError, KafkaException):
+            self._watched.clear()  # nothing is known: start anew once the broker answers
+            return
+        self.judge(shell.stage.name, key, Look(self._clock.monotonic_s(), end, owned.taken + 1, owned.moved_s))
 
-    def _judge(self, shell: StageShell, owned: Owned, end: int) -> None:
-        look = Look(self._clock.monotonic_s(), end, owned.taken + 1, owned.moved_s)
-        looks = self._looks.setdefault((shell.topic, owned.partition), [])
-        looks.append(look)
-        del looks[: -int(2 * STALLED_S / LOOK_EVERY_S)]
-        if stalled(looks):
+    def judge(self, stage: str, key: tuple[str, int], look: Look) -> None:
+        """Take a look at a partition, and do what follows from it."""
+        watched = self._watched.setdefault(key, Watched())
+        watched.add(look)
+        topic, number = key
+        idle_s = look.now_s - look.moved_s
+        if watched.fell_quiet():
+            since = datetime.fromtimestamp(self._clock.now_ns() / 1e9 - idle_s, UTC).isoformat(" ", "seconds")
+            log.info("%s has all of %s[%d] and waits, since %s", stage, topic, number, since)
+        if stalled(watched.looks):
             log.critical(
                 "%s stands still at offset %d of %s[%d] for %.0f s while %d message(s) wait; leaving to be restarted",
-                shell.stage.name, look.position, shell.topic, owned.partition, look.now_s - look.moved_s, look.lag,
+                stage, look.position, topic, number, idle_s, look.lag,
             )  # fmt: skip
             self._leave(EXIT_CODE)

@@ -13,16 +13,18 @@ import faust
 
 from engine.warm import warm
 from runtime.clock import WallClock
+from runtime.errors import InputError
 from runtime.kafka import CheckedProducer, consumer, ping, watermarks
 from runtime.object_store import ObjectStore, object_store_at
 from runtime.settings import Settings
-from runtime.tapes import TapeStore
+from runtime.tapes import Manifest, TapeStore
 from runtime.telemetry import serve_metrics
 from streams.checkpoints import CheckpointStore
 from streams.cutover import Cutovers
 from streams.faust_app import make_app
 from streams.faust_stage import FaustInput, attach, threads
 from streams.poison import PoisonStore
+from streams.run_id import run_id
 from streams.shell import StageShell, Timing
 from streams.stages import STAGES
 from streams.watch import Watch
@@ -60,13 +62,15 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
         slot: number of this worker among those of these stages; each has one of its own.
 
     Raises:
-        InputError: no such tape or line, or a checkpoint of another run.
+        InputError: no such tape or line, or it is of another run.
         MissingServiceError: no broker.
     """
     ping(settings.bootstrap_servers)
     store = object_store_at(settings.state_location)
     manifest = TapeStore(store).require(tape)
-    config = manifest.require_line(line).config
+    known = manifest.require_line(line)
+    _refuse_another_run(manifest, line, known.run, run_id(known.config))
+    config = known.config
     stages = [make(config) for name, make in STAGES.items() if name in names or not names]
     warm()
     group = GROUP.format(tape_id=manifest.tape_id, line=line, stages="-".join(stage.name for stage in stages))
@@ -94,6 +98,16 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
     serve_metrics(settings.metrics_port)
     level = logging.getLevelName(logging.getLogger().level).lower()
     faust.Worker(app, loglevel=level, redirect_stdouts=False, override_logging=False).execute_from_commandline()
+
+
+def _refuse_another_run(manifest: Manifest, line: str, theirs: str, ours: str) -> None:
+    """Rows carry the run of their line: another release must never write them in its name."""
+    if theirs != ours:
+        raise InputError(
+            f"line {line} of tape {manifest.tape} is of run {theirs}, this release is run {ours}",
+            remedy=f"hand it over with `barograph tape cutover {manifest.tape} --line {line}`, start a new line, "
+            "or make the tape again with --replace",
+        )
 
 
 def _refuse_what_cannot_go_on(shell: StageShell, bootstrap_servers: str) -> None:

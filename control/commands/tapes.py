@@ -1,4 +1,4 @@
-"""Verbs on tapes and topics: `tape list|show`, `topics list|show|apply|drift`."""
+"""Verbs on tapes and topics: `tape list|show|cutover`, `topics list|show|apply|drift`."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -51,6 +51,28 @@ def show_tape(
 ) -> None:
     """Show a tape's manifest: instruments, sources, partitions, lines, state."""
     Output(as_json).result(asdict(_tapes(options.settings(data_dir=data)).require(tape)))
+
+
+@tape_app.command("cutover")
+def cut_over(
+    tape: Annotated[str, typer.Argument(help="name of the tape")],
+    line: options.Line = "main",
+    bootstrap_servers: options.Bootstrap = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Hand a line that another release computed over to this one, from the states that it left."""
+    from control.cutover import hand_over
+    from control.services import Services
+
+    settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
+    with Services(settings, out) as services:
+        manifest, made = hand_over(settings, services.kafka(), tape, options.legal("line", line))
+    if not made and not as_json:
+        out.note(f"line {line} of tape {tape} is of run {manifest.lines[line].run} already")
+    body = [(h.stage, h.partition, h.cutover.seq, h.cutover.from_run, h.cutover.to_run) for h in made]
+    titles = ("stage", "partition", "seq", "from run", "to run")
+    out.result([asdict(h) for h in made], lambda console: console.print(rows(titles, body)))
 
 
 @topics_app.command("list")
