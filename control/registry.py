@@ -112,7 +112,8 @@ def differences(one: str, other: str) -> list[str]:
         answer = ReaderWriterCompatibilityChecker().get_compatibility(reader, writer)
         kinds = sorted({kind.value for kind in answer.incompatibilities})
         if kinds:
-            found.append(f"{', '.join(kinds)} at {', '.join(sorted(answer.locations))}")
+            places = sorted(answer.locations - {"/"}) or ["/"]
+            found.append(f"{', '.join(kinds)} at {', '.join(places)}")
     return found
 
 
