@@ -1,7 +1,11 @@
 """Confluent's own client and serializers against our registry; our values and schemas against one of someone else."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +19,9 @@ from control.registry_publish import RegistryRefusedError, publish
 from runtime.avro_schemas import UnknownSchemaError, history
 from runtime.codec import decode_avro, encode_avro
 from runtime.errors import InputError, MissingServiceError
+from runtime.object_store import LocalObjectStore
 from runtime.registry_client import RegistryClient
+from runtime.tapes import Line, TapeStore, new_tape
 from tests.unit.runtime.schema_histories import OURS, release
 
 TOPIC = "es-2023.gaps.v1"
@@ -182,3 +188,36 @@ def test_a_subject_that_has_our_schema_under_another_id_is_refused(elsewhere: An
     elsewhere.register("barograph.Gap", {"schema": TEXT})
     with pytest.raises(RegistryRefusedError, match="it has it under id 101"):
         publish(RegistryClient(elsewhere.url), "es-2023", "main")
+
+
+def barograph(registry_url: str, *args: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "control.cli", *map(str, args)],
+        env={**os.environ, "BAROGRAPH_REGISTRY_URL": registry_url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.real
+def test_topics_apply_puts_the_schemas_into_the_registry(kafka: str, elsewhere: Any, tmp_path: Path) -> None:
+    TapeStore(LocalObjectStore(tmp_path / "state")).save(new_tape("applied", lines={"main": Line("r")}))
+    where = ("--tape", "applied", "--bootstrap-servers", kafka, "--data", tmp_path)
+    done = barograph(elsewhere.url, "topics", "apply", *where)
+    assert done.returncode == 0, done.stderr
+    assert f"are in the registry at {elsewhere.url}" in done.stderr.replace("\n", " ")
+    done = barograph(elsewhere.url, "topics", "apply", *where, "--json")
+    assert "applied.gaps.v1" in json.loads(done.stdout), done.stderr
+    assert elsewhere.subjects["applied.gaps.v1-value"] == {1: 3}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = barograph(f"http://127.0.0.1:{port}", "topics", "apply", *where)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+
+
+def test_an_address_that_is_none_is_one_sentence() -> None:
+    done = barograph("registry:8081", "topics", "show", "gaps")
+    assert done.returncode == 2
+    assert done.stderr.startswith("barograph: the registry's address is not of the form"), done.stderr
