@@ -72,7 +72,7 @@ def topics_page() -> str:
     for spec in CATALOGUE:
         row = (f"`{spec.name('T', 'L')}`", spec.key, spec.value, spec.producer, ", ".join(spec.consumers))
         lines.append("| " + " | ".join(row) + " |")
-    lines += [_ORDER, "| header | meaning |\n|---|---|", *_headers(), _RULE, _AVRO]
+    lines += [_ORDER, "| header | meaning |\n|---|---|", *_headers(), _RULE.rstrip(), _AVRO]
     lines.append("| record | id by version | subjects | file |\n|---|---|---|---|")
     lines += [_record(versions) for versions in history().values()]
     for versions in history().values():

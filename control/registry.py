@@ -53,13 +53,13 @@ def versions_of(subject: str) -> tuple[AvroSchema, ...]:
     Raises:
         RefusalError: there is no such subject.
     """
-    for name, versions in history().items():
+    for versions in history().values():
         if subject == versions[-1].record:
-            return history()[name]
-    for strategy in ("value", *(versions[-1].record for versions in history().values())):
-        spec = find(subject.removesuffix(f"-{strategy}")) if subject.endswith(f"-{strategy}") else None
-        if spec is not None and spec.avro and strategy in ("value", latest(spec.avro).record):
-            return history()[spec.avro]
+            return versions
+    topic, _, held = subject.rpartition("-")
+    spec = find(topic)
+    if spec is not None and spec.avro and held in ("value", latest(spec.avro).record):
+        return history()[spec.avro]
     raise RefusalError(40401, f"Subject '{subject}' not found.")
 
 
