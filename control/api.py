@@ -2,6 +2,7 @@
 
 The browser has one origin, this one; it learns the gateway's address from `/v1/config` and may connect nowhere else,
 because the content security policy names just the two. There is no CORS: no other origin has any business here.
+Beside that it is a read-only schema registry (`control.registry`) for consumers of the topics.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 
+from control import registry
 from runtime.errors import InputError
 from runtime.object_store import object_store_at
 from runtime.tapes import Manifest, TapeStore
@@ -67,6 +69,7 @@ def create_app(*, gateway_url: Callable[[], str | None], state: str | Path, cons
         body = {"gateway_url": gateway_url(), "tapes": [_tape(m) for m in manifests], "defaults": dict(DEFAULTS)}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
+    registry.install(app, lambda: [(m.tape, n) for m in map(tapes.require, tapes.names()) for n in m.lines or ["main"]])
     app.mount("/", StaticFiles(directory=console or console_dir(), html=True), name="console")
     return app
 

@@ -45,7 +45,10 @@ def _run() -> int:
     from runtime.telemetry import configure_logging
 
     try:
-        configure_logging(options.settings().log_level)
+        settings = options.settings()
+        configure_logging(settings.log_level)
+        if settings.registry_url:
+            _look_in(settings.registry_url)
         return int(app(standalone_mode=False) or 0)
     except BarographError as error:
         show_error(error, "--json" in sys.argv)
@@ -64,6 +67,13 @@ def _run() -> int:
         usage = UsageError(error.format_message().removesuffix("."), remedy="see barograph --help")
         show_error(usage, "--json" in sys.argv)
         return usage.exit_code
+
+
+def _look_in(registry_url: str) -> None:
+    from runtime.avro_schemas import look_in
+    from runtime.registry_client import RegistryClient
+
+    look_in(RegistryClient(registry_url).schema)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

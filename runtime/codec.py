@@ -2,25 +2,46 @@
 
 Rows travel as an Arrow IPC *stream* without Arrow's own compression (the Kafka producer compresses with lz4, and
 browsers cannot read compressed Arrow). A message without rows has an empty value. Avro values start with a zero byte
-and a four-byte schema id (big endian), as Confluent's serializers write them; ids are fixed in `schemas/avro/ids.json`.
+and a four-byte schema id (big endian), as Confluent's serializers write them; `runtime.avro_schemas` says what an id
+means.
 """
 
 import io
-import json
 import struct
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
 from typing import Any, Final, cast
 
 import fastavro
 import numpy as np
 import pyarrow as pa
+from fastavro.read import SchemaResolutionError
 
+from runtime.avro_schemas import latest, reader_schema, writer_schema
 from runtime.errors import InputError
 from schemas.columns import Column, Table, concat_tables, from_arrow, table_rows, to_arrow
 
 _WIRE: Final = struct.Struct(">bI")
+
+_DAMAGED: Final = (EOFError, ValueError, LookupError, OverflowError, MemoryError, struct.error)
+"""What fastavro raises over bytes that do not follow their schema; lengths in them may be anything."""
+
+
+class WrongValueError(InputError):
+    """A value that is not the Avro record it should be.
+
+    Args:
+        name: schema it should be readable as.
+        value: the bytes.
+        reason: what is wrong.
+        schema_id: schema it names; -1 if none.
+    """
+
+    def __init__(self, name: str, value: bytes, reason: str, schema_id: int = -1) -> None:
+        self.name, self.reason, self.schema_id = name, reason, schema_id
+        super().__init__(
+            f"value of {len(value)} bytes is not a {name} record: {reason}",
+            remedy="find out who produced it; the schemas are in docs/topics.md",
+        )
 
 
 def encode_rows(table: Table, columns: Sequence[Column], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -47,40 +68,37 @@ def decode_rows(value: bytes, columns: Sequence[Column]) -> dict[str, np.ndarray
     return concat_tables([from_arrow(batch, columns) for batch in decode_batches(value)], columns)
 
 
-@cache
-def avro_schema(name: str) -> Any:
-    """The parsed Avro schema `schemas/avro/NAME.avsc`."""
-    return fastavro.parse_schema(json.loads(_resource(f"{name}.avsc")))
-
-
-@cache
-def avro_ids() -> dict[str, int]:
-    """Schema name → id of the embedded registry."""
-    ids: dict[str, int] = json.loads(_resource("ids.json"))
-    return ids
-
-
 def encode_avro(name: str, record: Mapping[str, object]) -> bytes:
-    """One record in Confluent's wire format."""
+    """One record in Confluent's wire format, under the newest version of schema `name`."""
     out = io.BytesIO()
-    out.write(_WIRE.pack(0, avro_ids()[name]))
-    fastavro.schemaless_writer(out, avro_schema(name), dict(record), strict=True)
+    out.write(_WIRE.pack(0, latest(name).id))
+    fastavro.schemaless_writer(out, reader_schema(name), dict(record), strict=True)
     return out.getvalue()
 
 
 def decode_avro(name: str, value: bytes) -> dict[str, Any]:
-    """The record of a value in Confluent's wire format.
+    """The record of a value in Confluent's wire format, as the newest version of schema `name` has it.
+
+    Avro's resolution does the rest: a field that the writer did not know gets its default, one that the reader does
+    not know is passed over, and whatever cannot be told without guessing is refused.
 
     Raises:
-        InputError: the value does not start with the id of schema `name`.
+        WrongValueError: not in wire format, damaged, or written with a schema that cannot be read as `name`.
+        UnknownSchemaError: nobody knows the schema it was written with.
+        MissingServiceError: the registry that may know it does not answer.
     """
-    if len(value) < _WIRE.size or _WIRE.unpack_from(value) != (0, avro_ids()[name]):
-        raise InputError(
-            f"value of {len(value)} bytes is not a {name} record", remedy=f"send schema id {avro_ids()[name]} first"
-        )
-    record = fastavro.schemaless_reader(io.BytesIO(value[_WIRE.size :]), avro_schema(name), None)
+    magic, schema_id = _WIRE.unpack_from(value) if len(value) >= _WIRE.size else (-1, -1)
+    if magic != 0:
+        raise WrongValueError(name, value, "it does not start with a zero byte and a schema id")
+    body = io.BytesIO(value[_WIRE.size :])
+    try:
+        record = fastavro.schemaless_reader(body, writer_schema(schema_id), reader_schema(name))
+    except SchemaResolutionError as error:
+        reason = f"it was written with schema id {schema_id}, which cannot be read as one"
+        raise WrongValueError(name, value, reason, schema_id) from error
+    except _DAMAGED as error:
+        reason = f"its bytes do not follow schema id {schema_id} ({type(error).__name__})"
+        raise WrongValueError(name, value, reason, schema_id) from error
+    if rest := len(body.read()):
+        raise WrongValueError(name, value, f"{rest} bytes are left after it", schema_id)
     return cast("dict[str, Any]", record)
-
-
-def _resource(name: str) -> str:
-    return (resources.files("schemas") / "avro" / name).read_text()

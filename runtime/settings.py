@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     )
     gateway_port: int = Field(default=8761, ge=0, le=65535, description="port of the WebSocket gateway; 0: a free one")
     api_port: int = Field(default=8760, ge=0, le=65535, description="port of api and console; 0: a free one")
+    registry_url: str = Field(
+        default="",
+        description="Confluent-compatible schema registry, for schemas of others; empty: ours alone are known",
+    )
     partitions: int = Field(default=1, ge=1, le=1024, description="partitions of a new tape")
     checkpoint_min_s: float = Field(default=1.0, gt=0, description="shortest time between two checkpoints, seconds")
     checkpoint_max_s: float = Field(default=30.0, gt=0, description="longest time between two checkpoints, seconds")

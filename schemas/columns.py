@@ -18,6 +18,19 @@ import pyarrow as pa
 Table: TypeAlias = Mapping[str, np.ndarray]
 
 
+class ColumnError(ValueError):
+    """A column of Arrow rows that is not as declared.
+
+    Args:
+        column: its name.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, column: str, reason: str) -> None:
+        self.column, self.reason = column, reason
+        super().__init__(f"column {column} {reason}")
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column of a derived record.
@@ -28,6 +41,7 @@ class Column:
         unit: Unit of the value, or what it counts.
         doc: Meaning, and the value that stands for "missing".
         width: 0 for a scalar, else the fixed number of elements of a vector.
+        missing: what stands for the column in rows of a producer that did not have it yet; None: it must be there.
     """
 
     name: str
@@ -35,6 +49,7 @@ class Column:
     unit: str
     doc: str
     width: int = 0
+    missing: float | None = None
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -123,21 +138,32 @@ def to_arrow(table: Table, columns: Sequence[Column], metadata: Mapping[str, str
 def from_arrow(batch: pa.RecordBatch | pa.Table, columns: Sequence[Column]) -> dict[str, np.ndarray]:
     """The named columns of an Arrow batch or table as arrays; vectors get shape `(rows, width)`.
 
+    A reader goes by name. Columns that it does not name are a newer producer's and are passed over; one that is not
+    there is filled with its `missing`, if it declares one. Nothing is converted: an integer that came as a float, or a
+    null, could only be guessed.
+
     Raises:
-        KeyError: a column is missing.
-        ValueError: a column has another type than declared.
+        ColumnError: a column is missing or twice there, has another type than declared, or has nulls.
     """
-    out: dict[str, np.ndarray] = {}
-    for c in columns:
-        column = batch.column(c.name)
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        if column.type != c.arrow_type:
-            raise ValueError(f"column {c.name} is {column.type}, expected {c.arrow_type}")
-        flat = column.flatten() if c.width else column
-        array = flat.to_numpy(zero_copy_only=False)
-        out[c.name] = array.reshape(len(column), c.width) if c.width else array
-    return out
+    return {c.name: _array(batch, c) for c in columns}
+
+
+def _array(batch: pa.RecordBatch | pa.Table, c: Column) -> np.ndarray:
+    places = batch.schema.get_all_field_indices(c.name)
+    if not places and c.missing is not None:
+        return np.full((batch.num_rows, c.width) if c.width else batch.num_rows, c.missing, c.numpy_dtype)
+    if len(places) != 1:
+        raise ColumnError(c.name, f"is there {len(places)} times" if places else "is missing")
+    column = batch.column(places[0])
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if column.type != c.arrow_type:
+        raise ColumnError(c.name, f"is {column.type}, expected {c.arrow_type}")
+    flat = column.flatten() if c.width else column
+    if nulls := column.null_count + (flat.null_count if c.width else 0):
+        raise ColumnError(c.name, f"has {nulls} nulls")
+    array: np.ndarray = flat.to_numpy(zero_copy_only=False)
+    return array.reshape(len(column), c.width) if c.width else array
 
 
 class RowHash:

@@ -13,6 +13,25 @@ from typing import Final, Literal, cast
 
 Kind = Literal["data", "definition", "clock", "end"]
 KINDS: Final = ("data", "definition", "clock", "end")
+"""Every kind there is. A new one is a new version of each topic that carries it: a reader cannot pass over a message of
+a kind it does not know, since it cannot know what that message would have done."""
+
+
+class HeadersError(ValueError):
+    """Headers that are not an envelope: something is missing, or is not of its form.
+
+    Args:
+        header: name of the header.
+        value: what stands there; None if nothing does.
+    """
+
+    def __init__(self, header: str, value: bytes | None) -> None:
+        self.header, self.value = header, value
+        super().__init__(f"message headers name {header} {value!r}")
+
+
+class UnknownKindError(HeadersError):
+    """A message of a kind that this release does not know: of a newer producer, or not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +96,8 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope
     """The envelope that Kafka headers spell.
 
     Raises:
-        ValueError: `kind` or `schema` is missing or unknown, or a number is not one.
+        UnknownKindError: `kind` is none of `KINDS`.
+        HeadersError: `kind` or `schema` is missing, a number is not one, or a text is not UTF-8.
     """
     known: dict[str, object] = {}
     other: list[tuple[str, bytes]] = []
@@ -85,13 +105,17 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope
         value = raw or b""
         if name not in _NAMES:
             other.append((name, value))
-        elif name in _TEXT:
-            known[name] = value.decode()
-        else:
-            number = int(value)
-            known[name] = bool(number) if name == "last" else number
-    if known.get("kind") not in KINDS or "schema" not in known:
-        raise ValueError(f"message headers name kind {known.get('kind')!r} and schema {known.get('schema')!r}")
+            continue
+        try:
+            known[name] = value.decode() if name in _TEXT else int(value)
+        except ValueError as error:
+            raise HeadersError(name, raw) from error
+    for name in ("kind", "schema"):
+        if name not in known:
+            raise HeadersError(name, None)
+    if known["kind"] not in KINDS:
+        raise UnknownKindError("kind", str(known["kind"]).encode())
+    known["last"] = bool(known.get("last", True))
     return Envelope(**cast("dict[str, str]", known), other=tuple(other))  # type: ignore[arg-type]
 
 

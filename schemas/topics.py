@@ -8,6 +8,8 @@ broker's clock unless told otherwise. Size is bounded by deleting tapes, not by 
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from schemas.names import is_name
+
 MESSAGE_BYTES_MAX: Final = 8 << 20
 """Largest message, bytes; broker, topics and every client agree on it. A part of bins is cut at 4 MiB of rows and a raw
 block has 224 KiB at most, so twice the larger leaves room for headers; above it, brokers elsewhere would refuse."""
@@ -35,6 +37,7 @@ class TopicSpec:
         value: what the value holds.
         producer: who writes it.
         consumers: who reads it.
+        avro: its Avro record, `schemas/avro/NAME.avsc`; of `mbo`, what messages of kind `definition` hold; else empty.
         compacted: whether only the newest value of each key is kept.
         rooted: whether its messages descend from one raw message each and carry its `seq`; else several producers
             write it, and consumers are idempotent by the id in the record.
@@ -47,6 +50,7 @@ class TopicSpec:
     value: str
     producer: str
     consumers: tuple[str, ...]
+    avro: str = ""
     compacted: bool = False
     rooted: bool = True
 
@@ -69,6 +73,7 @@ MBO: Final = TopicSpec(
     "clock and end = empty",
     "connectors",
     ("books stage", "sinks"),
+    avro="definition",
 )
 BINS: Final = TopicSpec(
     "bins", "line", 1, "instrument", "Arrow IPC stream, one row per bin (schemas.bins)", "books stage",
@@ -84,21 +89,21 @@ BARS: Final = TopicSpec(
 )  # fmt: skip
 GAPS: Final = TopicSpec(
     "gaps", "tape", 1, "instrument", "Avro: a stretch of input without effect on the book (schemas/avro/gap.avsc)",
-    "stages", ("operators",), rooted=False,
+    "stages", ("operators",), avro="gap", rooted=False,
 )  # fmt: skip
 DEAD_LETTERS: Final = TopicSpec(
     "dead_letters", "tape", 1, "as the original",
     "Avro: a message that could not be applied, with all its bytes (schemas/avro/dead_letter.avsc)",
-    "stages", ("operators",), rooted=False,
+    "stages", ("operators",), avro="dead_letter", rooted=False,
 )  # fmt: skip
 TAPES: Final = TopicSpec(
-    "ops.tapes", "global", 1, "tape", "Avro: the tape's manifest as it stands", "control",
-    ("operators",), compacted=True, rooted=False,
+    "ops.tapes", "global", 1, "tape", "Avro: the tape's manifest as it stands (schemas/avro/tape.avsc)", "control",
+    ("operators",), avro="tape", compacted=True, rooted=False,
 )  # fmt: skip
 RUNS: Final = TopicSpec(
     "ops.runs", "global", 1, "id of the cutover",
     "Avro: a line goes on under another run (schemas/avro/cutover.avsc)", "control",
-    ("operators",), compacted=True, rooted=False,
+    ("operators",), avro="cutover", compacted=True, rooted=False,
 )  # fmt: skip
 
 CATALOGUE: Final = (MBO, BINS, TRADES, BARS, GAPS, DEAD_LETTERS, TAPES, RUNS)
@@ -116,3 +121,16 @@ def of_tape(tape: str, line: str = "main") -> dict[str, TopicSpec]:
 def rooted(tape: str, line: str = "main") -> dict[str, TopicSpec]:
     """Topic name → entry for the raw topic and what stages make of it: what a replay gives again, byte for byte."""
     return {name: spec for name, spec in of_tape(tape, line).items() if spec.rooted}
+
+
+def find(topic: str) -> TopicSpec | None:
+    """The entry of a topic of any tape and line; None for a topic of someone else."""
+    names = topic.split(".")[:2]
+    for spec in CATALOGUE:
+        if topic == spec.name(*names) and (spec.scope == "global" or all(map(is_name, names[: _NAMES[spec.scope]]))):
+            return spec
+    return None
+
+
+_NAMES: Final[dict[Scope, int]] = {"tape": 1, "line": 2, "global": 0}
+"""How many names stand before the stream: a tape, a tape and a line, or none."""

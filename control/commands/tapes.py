@@ -118,14 +118,23 @@ def apply_topics(
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make the topics of a tape and line as the catalogue declares them; what exists is left alone."""
+    """Make the topics of a tape and line as the catalogue declares them; what exists is left alone.
+
+    With BAROGRAPH_REGISTRY_URL, their schemas are put into that registry as well.
+    """
+    from control.registry_publish import publish
     from control.services import Services
     from control.topic_admin import TopicAdmin
+    from runtime.registry_client import RegistryClient
 
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     partitions = _tapes(settings).require(tape).partitions
     with Services(settings, out) as services:
-        out.result(TopicAdmin(services.kafka()).apply(tape, options.legal("line", line), partitions))
+        applied = TopicAdmin(services.kafka()).apply(tape, options.legal("line", line), partitions)
+    if settings.registry_url:
+        registry = RegistryClient(settings.registry_url)
+        out.note(f"{len(publish(registry, tape, line))} subjects are in the registry at {registry.shown}")
+    out.result(applied)
 
 
 @topics_app.command("drift")
