@@ -137,6 +137,8 @@ def _trades_of(message: Message) -> Table:
         raise BrokenMessageError(message, f"does not hold rows of trades ({error})") from error
     if table_rows(table) != envelope.count:
         raise BrokenMessageError(message, f"holds {table_rows(table)} trades, not {envelope.count}")
+    if not np.isin(table["side"], (-1, 0, 1)).all():
+        raise BrokenMessageError(message, "holds a trade whose side is none of -1, 0 and 1")
     return table
 
 

@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 
 from engine.engine import Engine, EngineConfig, Output
-from engine.errors import BadRecordsError
-from runtime.codec import decode_avro
-from runtime.errors import InputError
+from engine.errors import BadRecordsError, ConfigError
+from runtime.avro_schemas import UnknownSchemaError
+from runtime.codec import WrongValueError, decode_avro
 from schemas import bins, topics, trades
 from schemas.columns import table_rows
 from schemas.envelope import crc32
@@ -73,8 +73,10 @@ class BooksReducer:
             yield from self._records(book, message)
         elif message.envelope.kind == "clock":
             yield from self._clock(book, message)
-        else:
+        elif message.envelope.kind == "end":
             yield from self._until_done(book, book.engine.flush)
+        else:
+            raise BrokenMessageError(message, f"is of kind {message.envelope.kind!r}, which this release does not know")
 
     def skip(self, message: Message, reason: str) -> Iterator[reducer.Rows]:
         """The book of the message's instrument is not to be trusted until its next reset or snapshot."""
@@ -128,7 +130,7 @@ class BooksReducer:
             definition = decode_avro("definition", message.value)
             tick_px, bucket = int(definition["tick_px"]), int(definition["bucket"])
             return bucket, Engine(EngineConfig(tick_px=tick_px, bucket=bucket, **self._config))
-        except (ValueError, InputError, EOFError, IndexError, KeyError) as error:
+        except (ConfigError, WrongValueError, UnknownSchemaError) as error:
             raise BrokenMessageError(message, f"does not define an instrument ({error})") from error
 
     def _records(self, book: Book, message: Message) -> Iterator[reducer.Rows]:

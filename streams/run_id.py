@@ -14,10 +14,10 @@ from functools import cache
 from importlib import metadata, resources
 from typing import Any, Final
 
-from runtime import codec, sequence
+from runtime import avro_schemas, codec, sequence
 
 SOURCES: Final = ("engine", "schemas", "streams")
-MODULES: Final = (codec, sequence)
+MODULES: Final = (avro_schemas, codec, sequence)
 """Modules of other packages that make bytes or decide which messages count."""
 
 LIBRARIES: Final = ("numpy", "numba", "llvmlite", "pyarrow", "fastavro")
