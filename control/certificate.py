@@ -1,53 +1,158 @@
-"""The certificate of a run: what went in, who computed, what came out, all by hash.
+"""The certificate of a tape and line: what went in, who computed, what came out, all by hash.
 
 Two runs over the same input by the same `run` must give the same outputs, on any machine, with any number of workers
 and restarts. The certificate makes that a comparison of a few hashes. It is signed by nothing but its own content: the
 last field is the sha256 of all others as canonical JSON (sorted keys, no spaces), so an edit is noticed.
+
+| field | holds | part of "identical" |
+|---|---|---|
+| `inputs` | raw topic by partition: range of seq, counts, hash of all messages in order (`control.scan`) | no: depends on blocks |
+| `records` | instrument → its raw records, hashed without block bounds | yes |
+| `outputs` | stream → instrument → hash of its rows | yes |
+| `books` | instrument → digest of its final book | yes |
+| `runs` | stream → who computed it, from seq to seq; a change of release on the line shows here | no |
+| `skips` | messages that were left out as poison: they are input too | yes, without offsets |
+| `run`, `config`, `config_sha256` | identity of code and configuration, and the configuration | no |
+| `tape`, `tape_id`, `line`, `sources`, `blocking`, `software` | where it comes from | no |
+
+A certificate of a replay that nobody has computed yet has no outputs; it certifies the raw side alone.
 """
 
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final
 
-VERSION: Final = 1
+from control.scan import TopicScan
+from runtime.errors import AnswerIsNo, InputError
+from runtime.tapes import Manifest
+from schemas import topics
+
+VERSION: Final = 2
+KNOWN: Final = (1, 2)
+"""Versions whose seal can be verified. Version 1 has sources, run, config, outputs and books only."""
 
 
 def certificate(
-    *,
-    sources: list[dict[str, Any]],
-    blocking: Mapping[str, Any],
-    run: str,
-    config: Mapping[str, Any],
-    outputs: Mapping[str, Mapping[str, str]],
-    books: Mapping[str, str],
+    manifest: Manifest, line: str, scans: Mapping[str, TopicScan], skips: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Make a certificate.
 
     Args:
-        sources: input files: name, sha256, records.
-        blocking: rule by which raw blocks were cut.
-        run: identity of code and configuration.
-        config: the line's semantic configuration.
-        outputs: stream → instrument → hash of its rows.
-        books: instrument → digest of its final book.
+        manifest: the tape.
+        line: the line.
+        scans: stream → what its topic holds; the raw one must be there.
+        skips: see `control.skips`.
     """
+    raw, known = scans[topics.MBO.stream], manifest.require_line(line)
+    derived = [spec.stream for spec in topics.DERIVED if spec.stream in scans]
+    summaries = scans[topics.BINS.stream].summaries if topics.BINS.stream in scans else {}
     body = {
         "version": VERSION,
+        "tape": manifest.tape,
+        "tape_id": manifest.tape_id,
+        "line": line,
         "software": {"barograph": metadata.version("barograph"), "python": platform.python_version()},
-        "sources": sources,
-        "blocking": dict(blocking),
-        "run": run,
-        "config": dict(config),
-        "outputs": {stream: dict(hashes) for stream, hashes in outputs.items()},
-        "books": dict(books),
+        "sources": [asdict(source) for source in manifest.sources],
+        "blocking": dict(manifest.blocking),
+        "inputs": [part.to_dict() for part in raw.inputs],
+        "records": {name: raw.raw[name].to_dict() for name in sorted(raw.raw)},
+        "run": known.run,
+        "runs": {stream: [asdict(span) for span in scans[stream].runs] for stream in derived},
+        "config": dict(known.config),
+        "config_sha256": hashlib.sha256(canonical(known.config)).hexdigest(),
+        "outputs": {stream: scans[stream].by_instrument() for stream in derived},
+        "skips": [dict(skip) for skip in skips],
+        "books": {name: str(state["book_digest"]) for name, state in sorted(summaries.items())},
     }
     return {**body, "sha256": seal(body)}
 
 
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
 def seal(body: Mapping[str, Any]) -> str:
     """sha256 of a certificate without its own `sha256`, as canonical JSON."""
-    rest = {key: value for key, value in body.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(canonical({key: value for key, value in body.items() if key != "sha256"})).hexdigest()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The certificate in a report, or in a file of its own, with an unbroken seal.
+
+    Raises:
+        InputError: the file cannot be read or holds no certificate.
+        AnswerIsNo: the certificate does not match its seal.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "is no JSON document"
+        raise InputError(f"{path}: {reason}", remedy="give the report of a run, or a certificate") from error
+    body = found.get("certificate", found) if isinstance(found, dict) else None
+    if not isinstance(body, dict) or not isinstance(body.get("sha256"), str) or body.get("version") not in KNOWN:
+        raise InputError(f"{path} holds no certificate", remedy="give the report of a run, or a certificate")
+    if seal(body) != body["sha256"]:
+        raise AnswerIsNo(
+            f"{path}: the certificate does not match its seal, so it was edited or damaged",
+            remedy="make it again from the tape: `barograph run` on the same files reports again",
+        )
+    return body
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Difference:
+    """One entry in which two certificates, or a certificate and its tape, disagree.
+
+    Attributes:
+        what: `records`, `outputs.STREAM`, `books` or `skips`.
+        name: the instrument, or the place of a skip.
+        left, right: both values; empty where one side lacks it.
+    """
+
+    what: str
+    name: str
+    left: str
+    right: str
+
+
+def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
+    """Where two certificates differ in content; what only one of two versions knows is not compared."""
+    found: list[Difference] = []
+    for what in ("records", "books"):
+        if what in left and what in right:
+            found += _compare(what, _hashes(left[what]), _hashes(right[what]))
+    for stream in _streams(left, right):
+        mine, theirs = left["outputs"].get(stream, {}), right["outputs"].get(stream, {})
+        found += _compare(f"outputs.{stream}", mine, theirs)
+    if "skips" in left and "skips" in right:
+        found += _compare("skips", _skips(left["skips"]), _skips(right["skips"]))
+    return found
+
+
+def _streams(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+    """Streams of both, in the order of the catalogue."""
+    order = [spec.stream for spec in topics.CATALOGUE]
+    return sorted(
+        {*left["outputs"], *right["outputs"]},
+        key=lambda name: (order.index(name) if name in order else len(order), name),
+    )
+
+
+def _hashes(entries: Mapping[str, Any]) -> dict[str, str]:
+    return {name: value["sha256"] if isinstance(value, Mapping) else value for name, value in entries.items()}
+
+
+def _skips(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {f"{e['stage']}[{e['partition']}] seq {e['seq']}": str(e["reason"]) for e in entries}
+
+
+def _compare(what: str, left: Mapping[str, str], right: Mapping[str, str]) -> list[Difference]:
+    names = sorted({*left, *right})
+    pairs = ((name, left.get(name, ""), right.get(name, "")) for name in names)
+    return [Difference(what, name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]

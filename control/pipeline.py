@@ -157,7 +157,8 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
             watch.mark("startup")
             manifest = _process(job, manifest, admin, services, settings, out)
             watch.mark("drain")
-        return report.build(manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds, out)
+        folders = settings.lake_dir, settings.state_dir
+        return report.build(manifest, request.line, servers, store_url, *folders, watch.seconds, out)
 
 
 def replay(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:

@@ -186,10 +186,7 @@ def to_message(raw: Any) -> Message:
         BarographError: the client reports an error in the message's place.
         ValueError: the headers are not ours.
     """
-    if raw.error() is not None:
-        raise BarographError(
-            f"reading {raw.topic()}[{raw.partition()}] failed: {raw.error().str()}", remedy="look at the broker's log"
-        )
+    refuse_error(raw)
     return Message(
         topic=raw.topic(),
         partition=raw.partition(),
@@ -199,6 +196,18 @@ def to_message(raw: Any) -> Message:
         value=raw.value() or b"",
         envelope=from_headers(raw.headers()),
     )
+
+
+def refuse_error(raw: Any) -> None:
+    """Raise what the client reports in a message's place.
+
+    Raises:
+        BarographError: it reports an error.
+    """
+    if raw.error() is not None:
+        raise BarographError(
+            f"reading {raw.topic()}[{raw.partition()}] failed: {raw.error().str()}", remedy="look at the broker's log"
+        )
 
 
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
@@ -233,7 +242,19 @@ def read_range(
 
     Raises:
         BarographError: an offset before the start of the log is asked for, or the broker stops answering.
+        ValueError: a message's headers are not ours.
         KafkaException: there is no such partition.
+    """
+    return map(to_message, read_raw(bootstrap_servers, topic, partition, start, stop))
+
+
+def read_raw(
+    bootstrap_servers: str, topic: str, partition: int, start: int = 0, stop: int | None = None
+) -> Iterator[Any]:
+    """What `read_range` reads, as the client gives it: for messages whose headers may be anything.
+
+    Raises:
+        BarographError, KafkaException: as `read_range`.
     """
     client = consumer(bootstrap_servers)
     with contextlib.closing(client):
@@ -255,8 +276,9 @@ def read_range(
                     remedy="look at the broker's log",
                 )
             for raw in batch:
-                message = to_message(raw)
-                if message.offset >= end:
+                refuse_error(raw)
+                offset = raw.offset() or 0
+                if offset >= end:
                     return
-                position = message.offset + 1
-                yield message
+                position = offset + 1
+                yield raw

@@ -1,8 +1,8 @@
 """How a consumer keeps up, judged from a short window of samples: no thresholds, no I/O, no clock.
 
 A lag of 10,000 messages is nothing to a consumer that eats 5,000 a second and an outage to one that stands still. So
-what is judged is behaviour over time, by the consumer lag evaluation rules that LinkedIn published with Burrow. A sample
-is taken while the consumer is known to be alive: its position, and the end of the log at that moment.
+what is judged is behaviour over time, by the consumer lag evaluation rules that LinkedIn published with Burrow. A
+sample is taken while the consumer is known to be alive: its position, and the end of the log at that moment.
 
 | in this order | status |
 |---|---|
@@ -15,9 +15,9 @@ is taken while the consumer is known to be alive: its position, and the end of t
 | it moves, and the lag never shrinks from one sample to the next | WARN: it falls behind |
 | it moves, and the lag shrinks now and then | OK |
 
-Two things are ours. A position that goes back begins a new window: the work was taken over from an older checkpoint, and
-what was seen before belonged to another owner. And a window must cover `SPAN_MIN_S` before it can say anything bad, or
-two quick looks at a consumer that is in the middle of a large message would call it stalled.
+Two things are ours. A position that goes back begins a new window: the work was taken over from an older checkpoint,
+and what was seen before belonged to another owner. And a window must cover `SPAN_MIN_S` before it can say anything
+bad, or two quick looks at a consumer that is in the middle of a large message would call it stalled.
 """
 
 from collections import deque
