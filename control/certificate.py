@@ -6,12 +6,12 @@ last field is the sha256 of all others as canonical JSON (sorted keys, no spaces
 
 | field | holds | part of "identical" |
 |---|---|---|
-| `inputs` | raw topic by partition: range of seq, counts, hash of all messages in order (`control.scan`) | no: depends on blocks |
+| `inputs` | raw topic by partition: range of seq, counts, hash of its messages (`control.scan`) | no: goes by blocks |
 | `records` | instrument → its raw records, hashed without block bounds | yes |
 | `outputs` | stream → instrument → hash of its rows | yes |
 | `books` | instrument → digest of its final book | yes |
 | `runs` | stream → who computed it, from seq to seq; a change of release on the line shows here | no |
-| `skips` | messages that were left out as poison: they are input too | yes, without offsets |
+| `skips` | messages that were left out as poison: they are input too | yes: stage, partition, seq, reason |
 | `run`, `config`, `config_sha256` | identity of code and configuration, and the configuration | no |
 | `tape`, `tape_id`, `line`, `sources`, `blocking`, `software` | where it comes from | no |
 

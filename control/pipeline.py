@@ -122,7 +122,9 @@ def prepare(request: RunRequest, settings: Settings, out: Output) -> Job:
     with out.bar("verifying", "bytes") as advance:
         reports = verify_all(request.files, manifest=request.expected, on_progress=advance)
     tape, identity = request.tape or tape_of_file(Path(reports[0].path).name), run_id(LINE_CONFIG)
-    existing = TapeStore(LocalObjectStore(settings.state_dir)).load(tape)
+    tapes = TapeStore(LocalObjectStore(settings.state_dir))
+    tapes.refuse_alias(tape)
+    existing = tapes.load(tape)
     decision = decide(existing, tape, request.line, _sources(reports), identity, replace=request.replace)
     if existing is not None and decision is not Decision.REPLACE:
         _refuse_other_tick(existing, request.tick_px)
@@ -148,7 +150,7 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
     """
     watch = Stopwatch()
     job = prepare(request, settings, out)
-    with _only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
+    with only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
         servers, store_url = services.kafka(), services.store()
         manifest = job.existing
         if job.decision is not Decision.REPORT or manifest is None:
@@ -172,7 +174,7 @@ def replay(request: RunRequest, settings: Settings, out: Output) -> dict[str, An
     if job.decision is Decision.REPORT:
         out.note(f"tape {job.tape} is finished already; nothing was published")
         return {"tape": job.tape, "messages": 0, "records": 0}
-    with _only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
+    with only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
         admin = TapeAdmin(settings, services.kafka())
         manifest = open_tape(job, admin, services, settings, out)
         with out.bar("publishing", "records") as advance:
@@ -182,7 +184,7 @@ def replay(request: RunRequest, settings: Settings, out: Output) -> dict[str, An
 
 
 @contextmanager
-def _only_one(tape: str, settings: Settings) -> Iterator[None]:
+def only_one(tape: str, settings: Settings) -> Iterator[None]:
     """The exclusive right to publish on a tape: two producers would interleave two replays in one topic.
 
     Raises:
