@@ -1,0 +1,130 @@
+"""Verb of proof: certify."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from control import options
+from control.output import Output, rows
+from runtime.errors import AnswerIsNo
+from runtime.object_store import LocalObjectStore
+from runtime.settings import Settings
+from runtime.tapes import TapeStore
+
+if TYPE_CHECKING:
+    from control.certificate import Difference
+    from control.certify import FoundRow
+
+DIFFERENCES_SHOWN: Final = 20
+"""Lines of the table of differences: a screen."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("certify")(certify)
+
+
+def certify(
+    report: Annotated[Path, typer.Argument(help="report of a run, or a certificate")],
+    other: Annotated[Path | None, typer.Argument(help="a second one, to compare")] = None,
+    bootstrap_servers: options.Bootstrap = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Verify a certificate against its seal and its tape, or compare two and show the first row that differs."""
+    from control import certificate
+
+    settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
+    bodies = [certificate.read(path) for path in (report, other) if path is not None]
+    if other is None:
+        _verify_one(report, bodies[0], settings, out)
+    else:
+        _compare_two(bodies[0], bodies[1], settings, out)
+
+
+def _verify_one(path: Path, body: Mapping[str, Any], settings: Settings, out: Output) -> None:
+    from control import certify as proof
+    from control.services import Services
+
+    objects = LocalObjectStore(settings.state_dir)
+    manifest = proof.tape_of(body, TapeStore(objects))
+    if manifest is None:
+        out.note(
+            f"tape {body.get('tape', 'of this certificate')} is not in this data folder: only the seal was verified"
+        )
+        out.result({"seal": "ok", "certificate": body["sha256"]})
+        return
+    with Services(settings, out) as services:
+        streams, found = proof.against_tape(body, manifest, services.kafka(), objects, out)
+    out.result({"seal": "ok", "certificate": body["sha256"], "tape": manifest.tape, "streams": streams})
+    wrong = [name for name, state in streams.items() if state != "ok"]
+    if wrong:
+        raise AnswerIsNo(
+            f"tape {manifest.tape} is not as {path} certifies it: {', '.join(wrong)} ({_told(found)})",
+            remedy="the tape has grown or its topics were changed since",
+        )
+
+
+def _compare_two(left: Mapping[str, Any], right: Mapping[str, Any], settings: Settings, out: Output) -> None:
+    from control import certificate
+    from control import certify as proof
+    from control.services import Services
+
+    found = certificate.differences(left, right)
+    if not found:
+        out.result(
+            {"identical": True, "streams": sorted({*left["outputs"], *right["outputs"]})},
+            lambda console: console.print(f"[green]identical[/green]: {_summary(left, right)}"),
+        )
+        return
+    tapes = TapeStore(LocalObjectStore(settings.state_dir))
+    manifests = [proof.tape_of(body, tapes) for body in (left, right)]
+    row: FoundRow | None = None
+    if manifests[0] is not None and manifests[1] is not None:
+        with Services(settings, out) as services:
+            row = proof.first_differing_row(
+                manifests[0], str(left["line"]), manifests[1], str(right["line"]), found, services.kafka()
+            )
+    shown = {
+        "identical": False,
+        "differences": [{"what": d.what, "name": d.name, "left": d.left, "right": d.right} for d in found],
+        "first": None if row is None else proof.row_to_dict(row),
+        "config_differs": left["config"] != right["config"],
+        "run_differs": left["run"] != right["run"],
+    }
+    out.result(shown, lambda console: _show_difference(console, found, row))
+    raise AnswerIsNo(f"the two differ: {_told(found)}")
+
+
+def _summary(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
+    streams = ", ".join(left["outputs"]) or "raw records"
+    runs = "one run" if left["run"] == right["run"] else f"runs {left['run']} and {right['run']}"
+    return f"{streams} of {len(left['books'] or left.get('records', {}))} instrument(s), {runs}"
+
+
+def _told(found: "list[Difference]") -> str:
+    names = ", ".join(f"{d.what} of {d.name}" for d in found[:3])
+    return names + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _show_difference(console: Console, found: "list[Difference]", row: "FoundRow | None") -> None:
+    body = [(d.what, d.name, d.left[:16] or "-", d.right[:16] or "-") for d in found[:DIFFERENCES_SHOWN]]
+    console.print(rows(("differs", "of", "first", "second"), body))
+    if row is None:
+        console.print("\nboth tapes must be in this data folder to show the first row that differs")
+        return
+    difference = row.difference
+    where = f"bin_seq {difference.value('bin_seq')}" if row.stream == "bins" else f"row {difference.row}"
+    console.print(f"\nfirst difference: {row.stream} of {row.instrument}, {where}, ts {row.ts_ns} ns")
+    if not difference.columns:
+        side = "first" if difference.left is None else "second"
+        console.print(f"the {side} ends before this row")
+        return
+    columns = [
+        (c.column if c.element < 0 else f"{c.column}[{c.element}] (+{c.elements - 1})", repr(c.left), repr(c.right))
+        for c in difference.columns
+    ]
+    console.print(rows(("column", "first", "second"), columns))
