@@ -153,7 +153,7 @@ def test_a_message_left_out_makes_the_next_of_its_instrument_distrusted() -> Non
 
 @pytest.mark.parametrize("offset", [0, 5])
 def test_definitions_and_ends_are_not_left_out(offset: int) -> None:
-    with pytest.raises(InputError, match="is the (definition|end) of"):
+    with pytest.raises(InputError, match=r"is the (definition|end) of"):
         edited({(0, offset): None})
 
 

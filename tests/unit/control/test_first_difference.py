@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -27,7 +28,7 @@ def table(rows: int) -> dict[str, np.ndarray]:
 
 def cut(whole: Table, places: list[int]) -> Iterator[Table]:
     bounds = [0, *sorted(p % (table_rows(whole) + 1) for p in places), table_rows(whole)]
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         yield slice_table(whole, start, stop)
 
 
