@@ -8,6 +8,7 @@ of root messages, from the start of the partition, whose effect is complete:
 | stage, by output stream | where the raw topic ends | its newest message on the stream | its group has members |
 | sink, by stream | where the stage is on that stream | its progress file | it holds the lane's lock |
 
+Where none of that is seen but a process holds the tape's claim, the consumer may be starting: that is not known then.
 The lag in seconds is event time: of the newest raw message less that of the newest one that has arrived. How long ago a
 consumer last stored something is seen from its files, in wall time. The judgement is `runtime.lag`'s; samples are
 taken only while the consumer is alive, so one that is gone is seen to be silent.
@@ -138,7 +139,7 @@ class Follower:
                 reached[spec.stream] = position, last
                 stage = spec.producer.removesuffix(" stage")
                 idle_s = _idle_s(self.settings.state_dir / self._checkpoints(stage, partition))
-                alive = None if members is None else stage in members
+                alive = self._alive(members is not None and stage in members, known=members is not None)
                 key = Key("stage", stage, spec.stream, partition)
                 yield Look(key, end, position, _behind_s(raw, last), idle_s, alive)
             for sink in SINKS:
@@ -153,9 +154,16 @@ class Follower:
         progress: Progress = progress_from_json(path.read_bytes())
         written = _at(self._client, spec.name(self.manifest.tape, self.line), partition, progress.offset - 1)
         idle_s = max(0.0, time.time() - path.stat().st_mtime)
-        alive = is_locked(path.with_name(f".{path.name}.lock"))
+        alive = self._alive(is_locked(path.with_name(f".{path.name}.lock")))
         position = max(0, progress.seq - self.manifest.base[partition])
         return Look(key, end, position, _behind_s(newest, written), idle_s, alive)
+
+    def _alive(self, seen: bool, *, known: bool = True) -> bool | None:
+        """Whether a consumer is at work; None where it may be about to: somebody runs the tape's workers."""
+        if seen:
+            return True
+        claim = self.settings.state_dir / "workers" / self.manifest.tape_id / self.line / ".owner"
+        return False if known and not is_locked(claim) else None
 
     def _progress_path(self, sink: str, spec: TopicSpec, partition: int) -> Path | None:
         """The newest progress file of a lane: a target that was emptied has another identity and a new file."""

@@ -19,6 +19,7 @@ from confluent_kafka import Producer
 from connectors import raw_messages
 from control import certificate, cli
 from control.certify import issue
+from control.claims import Claim
 from control.lag import Follower
 from control.output import Output
 from control.pipeline import LINE_CONFIG
@@ -209,6 +210,11 @@ def test_lag_says_who_stands_and_how_far(desk: Callable[[], Desk]) -> None:
         (published, None, "STOPPED", False)
     }
     assert "stage books of tape late is stopped" in told
+    claim = Claim(here.folder / "state", manifest, "main")
+    assert claim.take()  # its workers may be starting
+    code, rows, _ = here.call("lag", "--tape", "late")
+    assert (code, {(r["alive"], r["status"]) for r in rows if r["lag"]}) == (0, {(None, "UNKNOWN")})
+    claim.release()
     here.derive("late", range(5))
     settings = Settings(data_dir=here.folder)
     with closing(Follower(here.kafka, manifest, "main", settings)) as follower:
