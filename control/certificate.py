@@ -93,10 +93,10 @@ def read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except (ValueError, OSError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "is no JSON document"
-        raise InputError(f"{path}: {reason}", remedy="give the report of a run, or a certificate") from error
+        raise InputError(f"{path}: {reason}", remedy="give the report of a run, a certificate, or a tape") from error
     body = found.get("certificate", found) if isinstance(found, dict) else None
     if not isinstance(body, dict) or not isinstance(body.get("sha256"), str) or body.get("version") not in KNOWN:
-        raise InputError(f"{path} holds no certificate", remedy="give the report of a run, or a certificate")
+        raise InputError(f"{path} holds no certificate", remedy="give the report of a run, a certificate, or a tape")
     if seal(body) != body["sha256"]:
         raise AnswerIsNo(
             f"{path}: the certificate does not match its seal, so it was edited or damaged",

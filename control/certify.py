@@ -41,7 +41,14 @@ class FoundRow:
 
 
 def issue(
-    manifest: Manifest, line: str, servers: str, store: ObjectStore, out: Output, *, raw_only: bool = False
+    manifest: Manifest,
+    line: str,
+    servers: str,
+    store: ObjectStore,
+    out: Output,
+    *,
+    raw_only: bool = False,
+    until: Mapping[str, Mapping[int, int]] | None = None,
 ) -> dict[str, Any]:
     """Make a certificate from the topics as they are now.
 
@@ -52,11 +59,12 @@ def issue(
         store: states, which hold the skips.
         out: for progress.
         raw_only: whether to leave out what stages made.
+        until: stream → partition → last root message that counts; None for all that is there.
 
     Raises:
         HoleError, ConflictError: a topic is damaged.
     """
-    scans = scan_tape(manifest, line, servers, out, (topics.MBO,) if raw_only else None)
+    scans = scan_tape(manifest, line, servers, out, (topics.MBO,) if raw_only else None, until)
     return certificate(manifest, line, scans, [] if raw_only else skips_of(store, manifest, line))
 
 
@@ -70,7 +78,7 @@ def tape_of(body: Mapping[str, Any], tapes: TapeStore) -> Manifest | None:
 def against_tape(
     body: Mapping[str, Any], manifest: Manifest, servers: str, store: ObjectStore, out: Output
 ) -> tuple[dict[str, str], list[Difference]]:
-    """Hash a certificate's tape again.
+    """Hash a certificate's tape again, as far as the certificate goes: what came later does not count.
 
     Returns:
         Stream → `ok` or `differs` (the raw one first), and every difference.
@@ -78,14 +86,22 @@ def against_tape(
     Raises:
         HoleError, ConflictError: a topic is damaged.
     """
-    now = issue(manifest, str(body["line"]), servers, store, out, raw_only=not body["outputs"])
+    now = issue(manifest, str(body["line"]), servers, store, out, raw_only=not body["outputs"], until=range_of(body))
     found = differences(body, now)
     raw = topics.MBO.stream
     if body["inputs"] != now["inputs"] and not any(d.what == "records" for d in found):
-        found.insert(0, Difference("inputs", raw, "as certified", "otherwise, or longer"))
+        found.insert(0, Difference("inputs", raw, "as certified", "otherwise"))
     wrong = {raw if d.what in ("inputs", "records") else d.what.removeprefix("outputs.") for d in found}
     parts = [raw, *body["outputs"], *(("skips", "books") if body["outputs"] else ())]
     return {name: "differs" if name in wrong else "ok" for name in parts}, found
+
+
+def range_of(body: Mapping[str, Any]) -> dict[str, dict[int, int]]:
+    """How far a certificate goes: stream → partition → last root message."""
+    until = {topics.MBO.stream: {int(part["partition"]): int(part["seq_to"]) for part in body["inputs"]}}
+    for stream, spans in body["runs"].items():
+        until[stream] = {int(span["partition"]): int(span["seq_to"]) for span in spans}  # the last span of each stands
+    return until
 
 
 def first_differing_row(

@@ -67,9 +67,19 @@ def build(
 
 
 def scan_tape(
-    manifest: Manifest, line: str, servers: str, out: Output, specs: Iterable[TopicSpec] | None = None
+    manifest: Manifest,
+    line: str,
+    servers: str,
+    out: Output,
+    specs: Iterable[TopicSpec] | None = None,
+    until: Mapping[str, Mapping[int, int]] | None = None,
 ) -> dict[str, TopicScan]:
     """Read the raw topic and what stages made of it; stream → what it holds.
+
+    Args:
+        manifest, line, servers, out: see `build`.
+        specs: topics to read; None for all.
+        until: stream → partition → last root message to read; None for all that is there.
 
     Raises:
         HoleError, ConflictError: a topic is damaged.
@@ -77,5 +87,7 @@ def scan_tape(
     scans: dict[str, TopicScan] = {}
     for spec in topics.rooted(manifest.tape, line).values() if specs is None else specs:
         with out.bar(f"reading {spec.stream}", "messages") as advance:
-            scans[spec.stream] = scan_topic(servers, manifest, line, spec, lambda n: advance(n, 0))
+            scans[spec.stream] = scan_topic(
+                servers, manifest, line, spec, lambda n: advance(n, 0), (until or {}).get(spec.stream)
+            )
     return scans

@@ -130,8 +130,9 @@ def scan_topic(
     line: str,
     spec: TopicSpec,
     on_progress: Callable[[int], None] = lambda _: None,
+    until: Mapping[int, int] | None = None,
 ) -> TopicScan:
-    """Read a topic of a tape from its start to its present end.
+    """Read a topic of a tape from its start to its present end, or to a root message.
 
     Args:
         bootstrap_servers: where the cluster is.
@@ -139,6 +140,7 @@ def scan_topic(
         line: the line, for derived topics.
         spec: which topic.
         on_progress: called with the number of messages read so far.
+        until: partition → last root message to read, -1 for none; None for all.
 
     Raises:
         HoleError, ConflictError: the topic is damaged.
@@ -146,7 +148,8 @@ def scan_topic(
     row = row_of(spec, manifest.lines[line].config)
     scan = TopicScan()
     for partition in range(manifest.partitions):
-        reader = TopicReader(bootstrap_servers, manifest, line, spec, partition)
+        seq_to = None if until is None else until.get(partition, -1)
+        reader = TopicReader(bootstrap_servers, manifest, line, spec, partition, seq_to)
         if spec is topics.MBO:
             scan.inputs.append(PartitionInput(partition))
         for placed in reader:

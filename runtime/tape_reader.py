@@ -44,6 +44,7 @@ class TopicReader:
         line: the line, for derived topics.
         spec: which topic.
         partition: which partition.
+        seq_to: last root message to read; None for all that is there.
         sequence: the consumer's rule; counts the repeats that were dropped.
     """
 
@@ -52,6 +53,7 @@ class TopicReader:
     line: str
     spec: TopicSpec
     partition: int
+    seq_to: int | None = None
     sequence: Sequence = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,6 +77,8 @@ class TopicReader:
             message = lenient(raw) if raw_topic else to_message(raw)
             envelope = message.envelope
             seq, part = (message.offset + base, 0) if raw_topic else (envelope.seq, envelope.part)
+            if self.seq_to is not None and seq > self.seq_to:
+                return
             last = raw_topic or envelope.last
             if self.sequence.check(seq, part, last=last, run=envelope.run, crc32=envelope.crc32) is Verdict.ACCEPT:
                 yield Placed(message, seq, part)

@@ -1,5 +1,6 @@
 """Verb of proof: certify."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -28,24 +29,40 @@ def register(app: typer.Typer) -> None:
 
 
 def certify(
-    report: Annotated[Path, typer.Argument(help="report of a run, or a certificate")],
-    other: Annotated[Path | None, typer.Argument(help="a second one, to compare")] = None,
+    subject: Annotated[str, typer.Argument(help="report, certificate, or TAPE[/LINE] as it is now")],
+    other: Annotated[str | None, typer.Argument(help="a second one, to compare")] = None,
+    out_file: Annotated[Path | None, typer.Option("--out", help="file that takes the certificate of TAPE")] = None,
     bootstrap_servers: options.Bootstrap = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
     """Verify a certificate against its seal and its tape, or compare two and show the first row that differs."""
-    from control import certificate
-
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
-    bodies = [certificate.read(path) for path in (report, other) if path is not None]
+    left = _certificate(subject, settings, out)
+    if out_file is not None:
+        LocalObjectStore(out_file.parent).put(out_file.name, json.dumps(left, indent=2).encode() + b"\n")
     if other is None:
-        _verify_one(report, bodies[0], settings, out)
+        _verify_one(subject, left, settings, out)
     else:
-        _compare_two(bodies[0], bodies[1], settings, out)
+        _compare_two(left, _certificate(other, settings, out), settings, out)
 
 
-def _verify_one(path: Path, body: Mapping[str, Any], settings: Settings, out: Output) -> None:
+def _certificate(subject: str, settings: Settings, out: Output) -> dict[str, Any]:
+    """The certificate in a file; or of a tape, made now."""
+    from control import certificate
+    from control import certify as proof
+    from control.services import Services
+
+    objects = LocalObjectStore(settings.state_dir)
+    tapes, (name, _, line) = TapeStore(objects), subject.partition("/")
+    if Path(subject).is_file() or not (name in tapes.names() or name in tapes.aliases()):
+        return certificate.read(Path(subject))
+    manifest, line = tapes.resolve(name, line or None)
+    with Services(settings, out) as services:
+        return proof.issue(manifest, line, services.kafka(), objects, out)
+
+
+def _verify_one(subject: str, body: Mapping[str, Any], settings: Settings, out: Output) -> None:
     from control import certify as proof
     from control.services import Services
 
@@ -63,8 +80,8 @@ def _verify_one(path: Path, body: Mapping[str, Any], settings: Settings, out: Ou
     wrong = [name for name, state in streams.items() if state != "ok"]
     if wrong:
         raise AnswerIsNo(
-            f"tape {manifest.tape} is not as {path} certifies it: {', '.join(wrong)} ({_told(found)})",
-            remedy="the tape has grown or its topics were changed since",
+            f"tape {manifest.tape} is not as {subject} certifies it: {', '.join(wrong)} ({_told(found)})",
+            remedy="its topics were changed since, or the certificate is of other data",
         )
 
 

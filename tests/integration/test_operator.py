@@ -252,10 +252,19 @@ def test_certificates_of_equal_and_of_different_tapes(desk: Callable[[], Desk], 
     assert column == {"column": "add_mass", "element": 3, "elements": 1, "left": 1.0, "right": 1.5}
 
     here.send([block("same-1.mbo.v1", ONE, 7)])
-    code, made, told = here.call("certify", one)
+    assert here.call("certify", one)[0] == 0, "what came later does not count"
+    code, _, told = here.call("certify", "same-1", two, "--out", tmp_path / "longer.json")
     assert code == 1
+    assert "records of V:ONE" in told
+    assert certificate.read(tmp_path / "longer.json")["inputs"][0]["seq_to"] == 8
+    code, made, _ = here.call("certify", "same-2/main", two)
+    assert (code, made["identical"]) == (0, True)
+    body = certificate.read(two)
+    body["outputs"]["trades"][ONE] = "0" * 64
+    two.write_text(json.dumps({**body, "sha256": certificate.seal(body)}))
+    code, made, told = here.call("certify", two)
+    assert (code, made["streams"]["trades"], made["streams"]["bins"]) == (1, "differs", "ok")
     assert "is not as" in told
-    assert "mbo" in told
     (tmp_path / "state" / "tapes" / "same-1" / "manifest.json").unlink()
     code, made, _ = here.call("certify", one)
     assert (code, made["seal"]) == (0, "ok")
