@@ -21,7 +21,7 @@ A certificate of a replay that nobody has computed yet has no outputs; it certif
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -121,18 +121,38 @@ class Difference:
     right: str
 
 
+def compared(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
+    """What both certificates speak of: `records`, `outputs.STREAM`, `skips`, `books`.
+
+    One of a replay that nobody has computed yet speaks of records alone.
+    """
+    computed = bool(left["outputs"]) and bool(right["outputs"])
+    streams = [f"outputs.{name}" for name in _streams(left, right)] if computed else []
+    others = ["records", *(("skips", "books") if computed else ())]
+    return [*streams, *(what for what in others if what in left and what in right)]
+
+
 def differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:
-    """Where two certificates differ in content; what only one of two versions knows is not compared."""
+    """Where two certificates differ in content, among what both speak of."""
     found: list[Difference] = []
-    for what in ("records", "books"):
-        if what in left and what in right:
-            found += _compare(what, _hashes(left[what]), _hashes(right[what]))
-    for stream in _streams(left, right):
-        mine, theirs = left["outputs"].get(stream, {}), right["outputs"].get(stream, {})
-        found += _compare(f"outputs.{stream}", mine, theirs)
-    if "skips" in left and "skips" in right:
-        found += _compare("skips", _skips(left["skips"]), _skips(right["skips"]))
+    for what in compared(left, right):
+        mine, theirs = (_entries(body, what) for body in (left, right))
+        names = sorted({*mine, *theirs})
+        pairs = ((name, mine.get(name, ""), theirs.get(name, "")) for name in names)
+        found += [Difference(what, name, one, two) for name, one, two in pairs if one != two]
     return found
+
+
+def _entries(body: Mapping[str, Any], what: str) -> Mapping[str, str]:
+    """One part of a certificate: name → hash, or for skips place → reason."""
+    if what == "records":
+        return {name: entry["sha256"] for name, entry in body[what].items()}
+    if what == "skips":
+        return {f"{e['stage']}[{e['partition']}] seq {e['seq']}": str(e["reason"]) for e in body[what]}
+    entries: Mapping[str, str] = (
+        body[what] if what == "books" else body["outputs"].get(what.removeprefix("outputs."), {})
+    )
+    return entries
 
 
 def _streams(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
@@ -142,17 +162,3 @@ def _streams(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[str]:
         {*left["outputs"], *right["outputs"]},
         key=lambda name: (order.index(name) if name in order else len(order), name),
     )
-
-
-def _hashes(entries: Mapping[str, Any]) -> dict[str, str]:
-    return {name: value["sha256"] if isinstance(value, Mapping) else value for name, value in entries.items()}
-
-
-def _skips(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    return {f"{e['stage']}[{e['partition']}] seq {e['seq']}": str(e["reason"]) for e in entries}
-
-
-def _compare(what: str, left: Mapping[str, str], right: Mapping[str, str]) -> list[Difference]:
-    names = sorted({*left, *right})
-    pairs = ((name, left.get(name, ""), right.get(name, "")) for name in names)
-    return [Difference(what, name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]

@@ -12,12 +12,12 @@ from control import options
 from control.output import Output, rows
 from runtime.errors import AnswerIsNo
 from runtime.object_store import LocalObjectStore
-from runtime.settings import Settings
 from runtime.tapes import TapeStore
 
 if TYPE_CHECKING:
     from control.certificate import Difference
     from control.certify import FoundRow
+    from control.services import Services
 
 DIFFERENCES_SHOWN: Final = 20
 """Lines of the table of differences: a screen."""
@@ -37,36 +37,36 @@ def certify(
     as_json: options.Json = False,
 ) -> None:
     """Verify a certificate against its seal and its tape, or compare two and show the first row that differs."""
+    from control.services import Services
+
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
-    left = _certificate(subject, settings, out)
-    if out_file is not None:
-        LocalObjectStore(out_file.parent).put(out_file.name, json.dumps(left, indent=2).encode() + b"\n")
-    if other is None:
-        _verify_one(subject, left, settings, out)
-    else:
-        _compare_two(left, _certificate(other, settings, out), settings, out)
+    with Services(settings, out) as services:  # starts nothing unless a topic has to be read
+        left = _certificate(subject, services, out)
+        if out_file is not None:
+            LocalObjectStore(out_file.parent).put(out_file.name, json.dumps(left, indent=2).encode() + b"\n")
+        if other is None:
+            _verify_one(subject, left, services, out)
+        else:
+            _compare_two(left, _certificate(other, services, out), services, out)
 
 
-def _certificate(subject: str, settings: Settings, out: Output) -> dict[str, Any]:
+def _certificate(subject: str, services: "Services", out: Output) -> dict[str, Any]:
     """The certificate in a file; or of a tape, made now."""
     from control import certificate
     from control import certify as proof
-    from control.services import Services
 
-    objects = LocalObjectStore(settings.state_dir)
+    objects = LocalObjectStore(services.settings.state_dir)
     tapes, (name, _, line) = TapeStore(objects), subject.partition("/")
     if Path(subject).is_file() or not (name in tapes.names() or name in tapes.aliases()):
         return certificate.read(Path(subject))
     manifest, line = tapes.resolve(name, line or None)
-    with Services(settings, out) as services:
-        return proof.issue(manifest, line, services.kafka(), objects, out)
+    return proof.issue(manifest, line, services.kafka(), objects, out)
 
 
-def _verify_one(subject: str, body: Mapping[str, Any], settings: Settings, out: Output) -> None:
+def _verify_one(subject: str, body: Mapping[str, Any], services: "Services", out: Output) -> None:
     from control import certify as proof
-    from control.services import Services
 
-    objects = LocalObjectStore(settings.state_dir)
+    objects = LocalObjectStore(services.settings.state_dir)
     manifest = proof.tape_of(body, TapeStore(objects))
     if manifest is None:
         out.note(
@@ -74,8 +74,7 @@ def _verify_one(subject: str, body: Mapping[str, Any], settings: Settings, out: 
         )
         out.result({"seal": "ok", "certificate": body["sha256"]})
         return
-    with Services(settings, out) as services:
-        streams, found = proof.against_tape(body, manifest, services.kafka(), objects, out)
+    streams, found = proof.against_tape(body, manifest, services.kafka(), objects, out)
     out.result({"seal": "ok", "certificate": body["sha256"], "tape": manifest.tape, "streams": streams})
     wrong = [name for name, state in streams.items() if state != "ok"]
     if wrong:
@@ -85,26 +84,24 @@ def _verify_one(subject: str, body: Mapping[str, Any], settings: Settings, out: 
         )
 
 
-def _compare_two(left: Mapping[str, Any], right: Mapping[str, Any], settings: Settings, out: Output) -> None:
+def _compare_two(left: Mapping[str, Any], right: Mapping[str, Any], services: "Services", out: Output) -> None:
     from control import certificate
     from control import certify as proof
-    from control.services import Services
 
     found = certificate.differences(left, right)
     if not found:
         out.result(
-            {"identical": True, "streams": sorted({*left["outputs"], *right["outputs"]})},
+            {"identical": True, "compared": certificate.compared(left, right)},
             lambda console: console.print(f"[green]identical[/green]: {_summary(left, right)}"),
         )
         return
-    tapes = TapeStore(LocalObjectStore(settings.state_dir))
+    tapes = TapeStore(LocalObjectStore(services.settings.state_dir))
     manifests = [proof.tape_of(body, tapes) for body in (left, right)]
     row: FoundRow | None = None
     if manifests[0] is not None and manifests[1] is not None:
-        with Services(settings, out) as services:
-            row = proof.first_differing_row(
-                manifests[0], str(left["line"]), manifests[1], str(right["line"]), found, services.kafka()
-            )
+        row = proof.first_differing_row(
+            manifests[0], str(left["line"]), manifests[1], str(right["line"]), found, services.kafka()
+        )
     shown = {
         "identical": False,
         "differences": [{"what": d.what, "name": d.name, "left": d.left, "right": d.right} for d in found],
@@ -112,14 +109,17 @@ def _compare_two(left: Mapping[str, Any], right: Mapping[str, Any], settings: Se
         "config_differs": left["config"] != right["config"],
         "run_differs": left["run"] != right["run"],
     }
-    out.result(shown, lambda console: _show_difference(console, found, row))
+    here = None not in manifests
+    out.result(shown, lambda console: _show_difference(console, found, row, here))
     raise AnswerIsNo(f"the two differ: {_told(found)}")
 
 
 def _summary(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
-    streams = ", ".join(left["outputs"]) or "raw records"
+    from control import certificate
+
+    parts = ", ".join(what.removeprefix("outputs.") for what in certificate.compared(left, right))
     runs = "one run" if left["run"] == right["run"] else f"runs {left['run']} and {right['run']}"
-    return f"{streams} of {len(left['books'] or left.get('records', {}))} instrument(s), {runs}"
+    return f"{parts} of {len(left.get('records', left['books']))} instrument(s), {runs}"
 
 
 def _told(found: "list[Difference]") -> str:
@@ -127,11 +127,12 @@ def _told(found: "list[Difference]") -> str:
     return names + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def _show_difference(console: Console, found: "list[Difference]", row: "FoundRow | None") -> None:
+def _show_difference(console: Console, found: "list[Difference]", row: "FoundRow | None", here: bool) -> None:
     body = [(d.what, d.name, d.left[:16] or "-", d.right[:16] or "-") for d in found[:DIFFERENCES_SHOWN]]
     console.print(rows(("differs", "of", "first", "second"), body))
     if row is None:
-        console.print("\nboth tapes must be in this data folder to show the first row that differs")
+        if not here:
+            console.print("\nboth tapes must be in this data folder to show the first row that differs")
         return
     difference = row.difference
     where = f"bin_seq {difference.value('bin_seq')}" if row.stream == "bins" else f"row {difference.row}"

@@ -90,9 +90,30 @@ def test_the_hash_of_a_partition_covers_what_an_effect_depends_on(change: str) -
 def test_differences_name_stream_and_instrument() -> None:
     one, two = issued(b"abcd"), issued(b"abcx", px=8)
     found = differences(one, two)
-    assert [(d.what, d.name) for d in found] == [("records", NAME), ("outputs.trades", NAME)]
-    lacking = {**one, "outputs": {}}
+    assert [(d.what, d.name) for d in found] == [("outputs.trades", NAME), ("records", NAME)]
+    lacking = {**one, "outputs": {"bins": {}}}
     assert differences(one, lacking) == [Difference("outputs.trades", NAME, one["outputs"]["trades"][NAME], "")]
+
+
+def test_a_certificate_of_the_raw_side_is_compared_by_records_alone() -> None:
+    whole, other = scans(b"ab"), issued(b"ax")
+    raw_only = certificate.certificate(tape(), "main", {"mbo": whole["mbo"]}, [])
+    assert certificate.compared(raw_only, other) == ["records"]
+    assert [d.what for d in differences(raw_only, other)] == ["records"]
+    assert differences(raw_only, issued(b"ab", px=99)) == []
+
+
+def test_an_older_version_is_compared_by_what_it_has() -> None:
+    new = issued(b"ab")
+    old = {key: new[key] for key in ("outputs", "books", "run", "config")}
+    assert certificate.compared(old, new) == ["outputs.bins", "outputs.trades", "books"]
+    assert differences(old, new) == []
+
+
+def test_other_skips_are_a_difference() -> None:
+    body = issued(b"ab")
+    left = {**body, "skips": [{"stage": "books", "partition": 0, **SKIP}]}
+    assert differences(left, body) == [Difference("skips", "books[0] seq 12", "bad", "")]
 
 
 def test_a_report_or_a_bare_certificate_is_read(tmp_path: Path) -> None:
