@@ -24,7 +24,6 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from control.arrival import SINKS
-from control.tape_admin import is_locked
 from runtime.errors import BarographError
 from runtime.kafka import ANSWER_TIMEOUT_S, admin, consumer, refuse_error, to_message, watermarks
 from runtime.lag import Sample, Status, Window
@@ -38,6 +37,10 @@ from sinks.progress import Progress, progress_from_json
 LOOKS: Final = 2
 LOOK_EVERY_S: Final = 0.5
 """Looks of a single `lag`, and s between them: enough to see something move, not to call anything stalled."""
+
+
+_LOCKS: Final = Path("/proc/locks")
+"""Every lock that is held, a line each: number, kind, mode, access, process, device:inode, range."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,8 @@ class Follower:
         progress: Progress = progress_from_json(path.read_bytes())
         written = _at(self._client, spec.name(self.manifest.tape, self.line), partition, progress.offset - 1)
         idle_s = max(0.0, time.time() - path.stat().st_mtime)
-        alive = self._alive(is_locked(path.with_name(f".{path.name}.lock")))
+        held = is_held(path.with_name(f".{path.name}.lock"))
+        alive = self._alive(bool(held), known=held is not None)
         position = max(0, progress.seq - self.manifest.base[partition])
         return Look(key, end, position, _behind_s(newest, written), idle_s, alive)
 
@@ -163,7 +167,7 @@ class Follower:
         if seen:
             return True
         claim = self.settings.state_dir / "workers" / self.manifest.tape_id / self.line / ".owner"
-        return False if known and not is_locked(claim) else None
+        return False if known and is_held(claim) is False else None
 
     def _progress_path(self, sink: str, spec: TopicSpec, partition: int) -> Path | None:
         """The newest progress file of a lane: a target that was emptied has another identity and a new file."""
@@ -230,3 +234,17 @@ def _idle_s(folder: Path) -> float | None:
     """Wall seconds since something was last written into a folder."""
     times = [path.stat().st_mtime for path in folder.glob("*.json")]
     return max(0.0, time.time() - max(times)) if times else None
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a process holds a file's lock, without trying it: a sink that starts at that moment would be refused.
+
+    None where the system does not list its locks. Devices are not compared: on stacked file systems the list names
+    another one than the file does; two files of one inode number and both locked are rare.
+    """
+    try:
+        listed = _LOCKS.read_text().splitlines()
+        inode = str(path.stat().st_ino)
+    except FileNotFoundError:
+        return False if _LOCKS.exists() else None
+    return any(line.split()[-3].rpartition(":")[2] == inode for line in listed)

@@ -103,7 +103,7 @@ class TapeAdmin:
         claims = [Claim(state_dir, manifest, line) for line in manifest.lines]
         locks = [p for p in state_dir.glob(f"sinks/*/{manifest.tape_id}/**/.*.lock") if p.is_file()]
         deadline_s = time.monotonic() + WORKERS_TIMEOUT_S
-        while not all(claim.take() for claim in claims) or any(is_locked(path) for path in locks):
+        while not all(claim.take() for claim in claims) or any(_is_locked(path) for path in locks):
             if time.monotonic() > deadline_s:
                 raise InputError(
                     f"tape {manifest.tape} is still being worked on", remedy="stop that process, then try again"
@@ -132,10 +132,8 @@ class TapeAdmin:
         producer.flush(TIMEOUT_S)
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a sink's lane; False where there is no lock."""
-    if not path.is_file():
-        return False
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a sink's lane."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
