@@ -7,7 +7,10 @@ import typer
 from pydantic import ValidationError
 
 from runtime.errors import InputError, UsageError
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
+from runtime.tapes import Manifest as TapeManifest
+from runtime.tapes import TapeStore
 from schemas.bins import CELL_NS_DEFAULT
 from schemas.names import is_name
 from schemas.units import PRICE_SCALE
@@ -24,6 +27,8 @@ Lake = Annotated[str | None, typer.Option("--lake-url", help="folder of the Parq
 Tape = Annotated[str, typer.Option("--tape", help="name of the tape")]
 MaybeTape = Annotated[str | None, typer.Option("--tape", help="name of the tape; default: the first file's")]
 Line = Annotated[str, typer.Option("--line", help="configuration of the derived stages")]
+ReadTape = Annotated[str, typer.Option("--tape", help="name of the tape, or an alias")]
+ReadLine = Annotated[str | None, typer.Option("--line", help="line of the tape; default: the alias's, or main")]
 Tick = Annotated[str | None, typer.Option("--tick", help="tick size in currency; default: known or found")]
 Speed = Annotated[str, typer.Option("--speed", help="`max`, or a multiple of real time such as 1x or 50x")]
 Files = Annotated[list[Path], typer.Argument(help="DBN files of MBO records, .dbn or .dbn.zst")]
@@ -48,6 +53,15 @@ def settings(**given: Any) -> Settings:
             f"setting {name} cannot be {first['input']!r}: {first['msg'].lower()}",
             remedy=f"correct the option, or the variable BAROGRAPH_{name.upper()}",
         ) from error
+
+
+def place(given: Settings, tape: str, line: str | None) -> tuple[TapeManifest, str]:
+    """The tape and line that a reading command means; aliases are followed.
+
+    Raises:
+        InputError: there is no such tape, alias or line.
+    """
+    return TapeStore(object_store_at(given.state_location)).resolve(tape, line)
 
 
 def tick_px(text: str | None) -> int | None:

@@ -10,7 +10,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from connectors.dbn_verify import Expected, VerifyReport, load_manifest, verify_
 from connectors.pacer import MAX_SPEED
 from control import health, report
 from control.arrival import SINKS, Arrival
+from control.certify import issue
 from control.crew import Crew
 from control.embedded.folder_lock import FolderLock
 from control.output import Output
@@ -44,6 +45,10 @@ LINE_CONFIG: Final[dict[str, Any]] = {
     "intervals_ns": [1_000_000_000, 60_000_000_000],
 }
 """Semantic configuration of a line unless told otherwise; part of its `run`."""
+
+
+WAIT_EVERY_S: Final = 0.25
+"""How often `replay --wait` looks how far the stages are; one look asks the broker a few questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,9 @@ def prepare(request: RunRequest, settings: Settings, out: Output) -> Job:
     with out.bar("verifying", "bytes") as advance:
         reports = verify_all(request.files, manifest=request.expected, on_progress=advance)
     tape, identity = request.tape or tape_of_file(Path(reports[0].path).name), run_id(LINE_CONFIG)
-    existing = TapeStore(object_store_at(settings.state_location)).load(tape)
+    tapes = TapeStore(object_store_at(settings.state_location))
+    tapes.refuse_alias(tape)
+    existing = tapes.load(tape)
     decision = decide(existing, tape, request.line, _sources(reports), identity, replace=request.replace)
     if existing is not None and decision is not Decision.REPLACE:
         _refuse_other_tick(existing, request.tick_px)
@@ -148,7 +155,7 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
     """
     watch = Stopwatch()
     job = prepare(request, settings, out)
-    with _only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
+    with only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
         servers, store_url = services.kafka(), services.store()
         manifest = job.existing
         if job.decision is not Decision.REPORT or manifest is None:
@@ -157,31 +164,60 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
             watch.mark("startup")
             manifest = _process(job, manifest, admin, services, settings, out)
             watch.mark("drain")
-        return report.build(manifest, request.line, servers, store_url, settings.lake_dir, watch.seconds, out)
+        places = settings.lake_dir, settings.state_location
+        return report.build(manifest, request.line, servers, store_url, *places, watch.seconds, out)
 
 
-def replay(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
+def replay(
+    request: RunRequest, settings: Settings, out: Output, *, wait: bool = False, certified: bool = False
+) -> dict[str, Any]:
     """Publish the files of a request on its tape, for whoever works on it; the tape is made if there is none.
+
+    Args:
+        request: what to publish.
+        settings: broker and data folder.
+        out: for progress.
+        wait: whether to stay until the stages have computed all of it.
+        certified: whether to add a certificate: of the raw side, with `wait` of the outputs too.
 
     Raises:
         DbnError, InputError: a file or the tape is not fit; nothing was published.
         MissingServiceError: no broker.
     """
     job = prepare(request, settings, out)
+    made: dict[str, Any] = {"tape": job.tape, "messages": 0, "records": 0}
     if job.decision is Decision.REPORT:
         out.note(f"tape {job.tape} is finished already; nothing was published")
-        return {"tape": job.tape, "messages": 0, "records": 0}
-    with _only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
-        admin = TapeAdmin(settings, services.kafka())
-        manifest = open_tape(job, admin, services, settings, out)
-        with out.bar("publishing", "records") as advance:
-            result = _publish(job, manifest, services.kafka(), advance)
-        admin.finish(manifest)
-    return {"tape": job.tape, "messages": result.messages, "records": result.records}
+        if not certified:
+            return made
+    with only_one(job.tape, settings), Services(settings, out, lasting=True) as services:
+        servers, manifest = services.kafka(), job.existing
+        if job.decision is not Decision.REPORT or manifest is None:
+            admin = TapeAdmin(settings, servers)
+            manifest = open_tape(job, admin, services, settings, out)
+            with out.bar("publishing", "records") as advance:
+                result = _publish(job, manifest, servers, advance)
+            manifest = admin.finish(manifest)
+            made |= {"messages": result.messages, "records": result.records}
+        if wait:
+            _wait_for_stages(manifest, request.line, servers, settings, out)
+        if certified:
+            objects = object_store_at(settings.state_location)
+            made["certificate"] = issue(manifest, request.line, servers, objects, out, raw_only=not wait)
+    return made
+
+
+def _wait_for_stages(manifest: Manifest, line: str, servers: str, settings: Settings, out: Output) -> None:
+    """Until every output of every raw message stands on the topics; somebody else runs the stages."""
+    with closing(Arrival(servers, manifest, line, settings.state_dir)) as arrival:
+        for title, done, total in _steps(arrival)[: len(DERIVED)]:
+            with out.bar(title, "messages") as advance:
+                while not _reached(done, total, advance):
+                    time.sleep(WAIT_EVERY_S)
 
 
 @contextmanager
-def _only_one(tape: str, settings: Settings) -> Iterator[None]:
+def only_one(tape: str, settings: Settings) -> Iterator[None]:
     """The exclusive right to publish on a tape: two producers would interleave two replays in one topic.
 
     Raises:

@@ -3,7 +3,7 @@
 So the report of a tape that was finished long ago is the same as on the day it was made, but for its seconds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +13,11 @@ from control.certificate import certificate
 from control.output import Output
 from control.scan import TopicScan, scan_topic
 from control.services import open_store
-from runtime.object_store import LocalObjectStore
+from control.skips import skips_of
+from runtime.object_store import LocalObjectStore, object_store_at
 from runtime.tapes import Manifest
 from schemas import topics
+from schemas.topics import TopicSpec
 from sinks.reconcile import reconcile
 
 
@@ -25,6 +27,7 @@ def build(
     servers: str,
     store_url: str,
     lake_dir: Path,
+    state: str,
     seconds: Callable[[], Mapping[str, float]],
     out: Output,
 ) -> dict[str, Any]:
@@ -36,26 +39,22 @@ def build(
         servers: Kafka brokers.
         store_url: ClickHouse over HTTP.
         lake_dir: folder of the lake.
+        state: where the skips lie: a folder or a URL.
         seconds: tells how long the phases took so far.
         out: for progress.
 
     Raises:
         HoleError, ConflictError: a topic is damaged.
     """
-    scans: dict[str, TopicScan] = {}
-    for spec in topics.rooted(manifest.tape, line).values():
-        with out.bar(f"reading {spec.stream}", "messages") as advance:
-            scans[spec.stream] = scan_topic(servers, manifest, line, spec, lambda n: advance(n, 0))
+    scans = scan_tape(manifest, line, servers, out)
     with closing(open_store(store_url)) as client:
         compared = reconcile(manifest, line, servers, client=client, lake=LocalObjectStore(lake_dir))
     bins = scans[topics.BINS.stream]
-    sources = [asdict(source) for source in manifest.sources]
-    books = {name: str(state["book_digest"]) for name, state in sorted(bins.summaries.items())}
-    known = manifest.lines[line]
+    skips = skips_of(object_store_at(state), manifest, line)
     return {
         "tape": manifest.tape,
         "line": line,
-        "input": {"files": sources},
+        "input": {"files": [asdict(source) for source in manifest.sources]},
         "instruments": dict(sorted(bins.summaries.items())),
         "topics": {name: scans[spec.stream].counts() for name, spec in topics.rooted(manifest.tape, line).items()},
         "bins": {"emitted": bins.records, "sha256": bins.sha256(), "by_instrument": bins.by_instrument()},
@@ -63,12 +62,32 @@ def build(
         "lake": {table: counts.lake_rows for table, counts in compared.tables.items()},
         "reconcile": {"missing": compared.missing, "duplicate": compared.duplicate},
         "seconds": {name: round(value, 3) for name, value in seconds().items()},
-        "certificate": certificate(
-            sources=sources,
-            blocking=manifest.blocking,
-            run=known.run,
-            config=known.config,
-            outputs={spec.stream: scans[spec.stream].by_instrument() for spec in topics.DERIVED},
-            books=books,
-        ),
+        "certificate": certificate(manifest, line, scans, skips),
     }
+
+
+def scan_tape(
+    manifest: Manifest,
+    line: str,
+    servers: str,
+    out: Output,
+    specs: Iterable[TopicSpec] | None = None,
+    until: Mapping[str, Mapping[int, int]] | None = None,
+) -> dict[str, TopicScan]:
+    """Read the raw topic and what stages made of it; stream → what it holds.
+
+    Args:
+        manifest, line, servers, out: see `build`.
+        specs: topics to read; None for all.
+        until: stream → partition → last root message to read; None for all that is there.
+
+    Raises:
+        HoleError, ConflictError: a topic is damaged.
+    """
+    scans: dict[str, TopicScan] = {}
+    for spec in topics.rooted(manifest.tape, line).values() if specs is None else specs:
+        with out.bar(f"reading {spec.stream}", "messages") as advance:
+            scans[spec.stream] = scan_topic(
+                servers, manifest, line, spec, lambda n: advance(n, 0), (until or {}).get(spec.stream)
+            )
+    return scans

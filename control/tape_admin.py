@@ -51,8 +51,9 @@ class TapeAdmin:
             The manifest as saved.
 
         Raises:
-            InputError: a topic exists with another partition count.
+            InputError: a topic exists with another partition count, or the name is that of an alias.
         """
+        self.tapes.refuse_alias(manifest.tape)
         ids = self._topics.apply(manifest.tape, line, manifest.partitions)
         known = replace(manifest, topic_ids={**manifest.topic_ids, **ids})
         known = known.with_line(line, run)

@@ -191,10 +191,7 @@ def to_message(raw: Any) -> Message:
     Raises:
         BarographError: the client reports an error in the message's place.
     """
-    if raw.error() is not None:
-        raise BarographError(
-            f"reading {raw.topic()}[{raw.partition()}] failed: {raw.error().str()}", remedy="look at the broker's log"
-        )
+    refuse_error(raw)
     return Message(
         topic=raw.topic(),
         partition=raw.partition(),
@@ -204,6 +201,18 @@ def to_message(raw: Any) -> Message:
         value=raw.value() or b"",
         envelope=read_headers(raw.headers(), raw.value() or b"")[0],
     )
+
+
+def refuse_error(raw: Any) -> None:
+    """Raise what the client reports in a message's place.
+
+    Raises:
+        BarographError: it reports an error.
+    """
+    if raw.error() is not None:
+        raise BarographError(
+            f"reading {raw.topic()}[{raw.partition()}] failed: {raw.error().str()}", remedy="look at the broker's log"
+        )
 
 
 def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
@@ -238,7 +247,19 @@ def read_range(
 
     Raises:
         BarographError: an offset before the start of the log is asked for, or the broker stops answering.
+        ValueError: a message's headers are not ours.
         KafkaException: there is no such partition.
+    """
+    return map(to_message, read_raw(bootstrap_servers, topic, partition, start, stop))
+
+
+def read_raw(
+    bootstrap_servers: str, topic: str, partition: int, start: int = 0, stop: int | None = None
+) -> Iterator[Any]:
+    """What `read_range` reads, as the client gives it: for messages whose headers may be anything.
+
+    Raises:
+        BarographError, KafkaException: as `read_range`.
     """
     client = consumer(bootstrap_servers)
     with contextlib.closing(client):
@@ -260,11 +281,12 @@ def read_range(
                     remedy="look at the broker's log",
                 )
             for raw in batch:
-                message = to_message(raw)
-                if message.offset >= end:
+                refuse_error(raw)
+                offset = raw.offset() or 0
+                if offset >= end:
                     return
-                position = message.offset + 1
-                yield message
+                position = offset + 1
+                yield raw
 
 
 def newest_envelope(bootstrap_servers: str, topic: str, partition: int) -> Envelope | None:

@@ -1,8 +1,11 @@
-"""Tape manifests: what a tape is, kept beside its data.
+"""Tape manifests: what a tape is, kept beside its data; and aliases, other names for a tape and line.
 
 The manifest holds what must never change while a tape lives (its random id, its partition count, the partition of each
 instrument, the cutting rule of its blocks) and what grows (sources, lines, state). It lies in the object store at
 `tapes/TAPE/manifest.json` and is announced on `ops.tapes.v1` by whoever changes it.
+
+An alias (`aliases/NAME.json`) lets readers follow "the one to look at" while it moves from line to line. It never has
+the name of a tape, it is for reading only, and what is written names the tape itself.
 """
 
 import json
@@ -16,6 +19,7 @@ from schemas.names import is_name
 
 State = Literal["open", "finished", "deleted"]
 _ROOT: Final = "tapes"
+_ALIASES: Final = "aliases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,16 @@ def new_tape(name: str, *, partitions: int = 1, **known: Any) -> Manifest:
     return Manifest(name, secrets.token_hex(8), partitions=partitions, base=(0,) * partitions, **known)
 
 
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """What an alias stands for: a tape, and a line of it."""
+
+    tape: str
+    line: str = "main"
+
+
 class TapeStore:
-    """The manifests of an object store.
+    """The manifests and aliases of an object store.
 
     Args:
         store: where they lie.
@@ -178,6 +190,78 @@ class TapeStore:
     def delete(self, tape: str) -> None:
         """Forget a tape's manifest."""
         self._store.delete(self._name(tape))
+
+    def aliases(self) -> dict[str, Alias]:
+        """Every alias by its name, in order."""
+        found = {name: name.removeprefix(f"{_ALIASES}/") for name in self._store.names(f"{_ALIASES}/")}
+        return {
+            file.removesuffix(".json"): Alias(**json.loads(self._store.get(name) or b"{}"))
+            for name, file in found.items()
+        }
+
+    def resolve(self, name: str, line: str | None = None) -> tuple[Manifest, str]:
+        """The tape and line that a reader means: a tape's own name, or an alias.
+
+        Args:
+            name: tape or alias.
+            line: line that was asked for; None for the alias's own, `main` for a tape.
+
+        Raises:
+            InputError: neither is there, an alias names a tape that is gone, or the tape has no such line.
+        """
+        alias = self.aliases().get(name)
+        if alias is None or self.load(name) is not None:
+            manifest, wanted = self.require(name), line or "main"
+        else:
+            manifest, wanted = self._named_by(name, alias), line or alias.line
+        manifest.require_line(wanted)
+        return manifest, wanted
+
+    def _named_by(self, name: str, alias: Alias) -> Manifest:
+        manifest = self.load(alias.tape)
+        if manifest is None:
+            raise InputError(
+                f"alias {name} names tape {alias.tape}, which is gone",
+                remedy=f"point it elsewhere, or remove it: `barograph tape alias {name} --delete`",
+            )
+        return manifest
+
+    def set_alias(self, name: str, alias: Alias) -> None:
+        """Make an alias or point it elsewhere, all at once.
+
+        Raises:
+            InputError: the name is not legal or is that of a tape, or there is no such tape or line.
+        """
+        if not is_name(name):
+            raise InputError(f"{name!r} cannot name an alias", remedy="use up to 40 of a-z, 0-9 and '-'")
+        if self.load(name) is not None:
+            raise InputError(f"{name} is the name of a tape", remedy="give the alias another name")
+        self.require(alias.tape).require_line(alias.line)
+        self._store.put(f"{_ALIASES}/{name}.json", json.dumps(asdict(alias)).encode())
+
+    def delete_alias(self, name: str) -> None:
+        """Remove an alias; the tape stays.
+
+        Raises:
+            InputError: there is no such alias.
+        """
+        if name not in self.aliases():
+            known = ", ".join(self.aliases()) or "none yet"
+            raise InputError(f"there is no alias {name!r} (known: {known})", remedy="see `barograph tape list`")
+        self._store.delete(f"{_ALIASES}/{name}.json")
+
+    def refuse_alias(self, name: str) -> None:
+        """Refuse to make a tape under the name of an alias: readers would be led elsewhere from one day to the next.
+
+        Raises:
+            InputError: there is an alias of that name.
+        """
+        alias = self.aliases().get(name)
+        if alias is not None:
+            raise InputError(
+                f"{name} is an alias of tape {alias.tape}, so no tape can be made under it",
+                remedy=f"give another --tape, or remove it: `barograph tape alias {name} --delete`",
+            )
 
     @staticmethod
     def _name(tape: str) -> str:

@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
-from runtime.kafka import read_range
 from runtime.object_store import ObjectStore
-from runtime.sequence import Sequence, Verdict
+from runtime.tape_reader import TopicReader
 from runtime.tapes import Manifest
 from sinks.base import Lane, Place, rows_of
 from sinks.lake import objects_of
@@ -135,8 +134,7 @@ def reconcile(
         found = [
             _reconcile_lane(
                 Lane(manifest.tape, manifest.tape_id, line, table, partition),
-                manifest.base[partition],
-                bootstrap_servers,
+                TopicReader(bootstrap_servers, manifest, line, table.topic, partition),
                 client,
                 lake,
             )
@@ -146,10 +144,8 @@ def reconcile(
     return ReconcileReport(tables)
 
 
-def _reconcile_lane(
-    lane: Lane, base: int, bootstrap_servers: str, client: Client | None, lake: ObjectStore | None
-) -> TableReport:
-    expected = _in_topic(lane, base, bootstrap_servers)
+def _reconcile_lane(lane: Lane, topic: TopicReader, client: Client | None, lake: ObjectStore | None) -> TableReport:
+    expected = {(placed.seq, placed.part): rows_of(placed.message) for placed in topic}
     missing = duplicate = lake_messages_missing = 0
     store_rows = lake_rows = None
     if client is not None:
@@ -166,19 +162,6 @@ def _reconcile_lane(
     return TableReport(
         sum(expected.values()), store_rows, lake_rows, missing, duplicate, len(expected), lake_messages_missing
     )
-
-
-def _in_topic(lane: Lane, base: int, bootstrap_servers: str) -> dict[Place, int]:
-    sequence = Sequence(f"{lane.topic}[{lane.partition}]", next_seq=base)
-    out: dict[Place, int] = {}
-    for message in read_range(bootstrap_servers, lane.topic, lane.partition):
-        envelope = message.envelope
-        raw = lane.table.raw
-        seq, part = (message.offset + base, 0) if raw else (envelope.seq, envelope.part)
-        last = True if raw else envelope.last
-        if sequence.check(seq, part, last=last, run=envelope.run, crc32=envelope.crc32) is Verdict.ACCEPT:
-            out[seq, part] = rows_of(message)
-    return out
 
 
 def _in_clickhouse(client: Client, lane: Lane) -> dict[Place, Held]:

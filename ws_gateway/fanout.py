@@ -14,13 +14,13 @@ it is.
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from schemas.names import Cursor
 from ws_gateway.frames import CHOICES, CURSOR, END_OF_STREAM, Block, Encoder, Flag, Kind, Layout, pack_header
-from ws_gateway.request import Refusal, Request, Start
+from ws_gateway.request import MAIN, Refusal, Request, Start
 from ws_gateway.rings import RING_BYTES_MAX, Budget, Ring
 
 BACKLOG_BYTES_MAX: Final = 2 << 20
@@ -113,15 +113,21 @@ class Hub:
         self.budget = Budget(ring_bytes_max)
         self.channels: dict[Name, Channel] = {}
         self.tapes: dict[str, Tape] = {}
+        self.aliases: dict[str, tuple[str, str]] = {}
         self.rows = 0
 
-    def set_tapes(self, tapes: Mapping[str, Tape]) -> None:
-        """Take over what exists now; channels of tapes that went or were replaced are closed."""
+    def set_tapes(self, tapes: Mapping[str, Tape], aliases: Mapping[str, tuple[str, str]] | None = None) -> None:
+        """Take over what exists now; channels of tapes that went or were replaced are closed.
+
+        Args:
+            tapes: name → tape.
+            aliases: other name → tape and line; one that moves does so for new subscriptions.
+        """
         for name in list(self.channels):
             now, before = tapes.get(name.tape), self.tapes.get(name.tape)
             if before is not None and (now is None or now.tape_id != before.tape_id):
                 self._close(name)
-        self.tapes = dict(tapes)
+        self.tapes, self.aliases = dict(tapes), dict(aliases or {})
 
     def channel(self, name: Name, mono_ns: int) -> Channel:
         """The channel of that name; made if need be."""
@@ -154,6 +160,7 @@ class Hub:
         """What exists, for the first message to a client."""
         return {
             "tapes": sorted(self.tapes),
+            "aliases": {name: "/".join(place) for name, place in sorted(self.aliases.items())},
             "lines": {name: list(tape.lines) for name, tape in sorted(self.tapes.items())},
             "instruments": {name: list(tape.instruments) for name, tape in sorted(self.tapes.items())},
         }
@@ -164,12 +171,20 @@ class Hub:
         Raises:
             Refusal: no such tape, line or instrument, radius beyond the line's, or a cursor of another stream.
         """
+        request = self._named(request)
         self._check_exists(request)
         topic = "bins" if request.stream == "grid" else request.stream
         channel = self.channel(Name(request.tape, request.line, topic, request.instrument), now.mono_ns)
         subscription = Subscription(channel, request, self.tapes[request.tape].tape_id)
         subscription.place(request.start)
         return subscription
+
+    def _named(self, request: Request) -> Request:
+        """The request with an alias replaced by what it names; its line is taken unless another was asked for."""
+        if request.tape in self.tapes or request.tape not in self.aliases:
+            return request
+        tape, line = self.aliases[request.tape]
+        return replace(request, tape=tape, line=line if request.line == MAIN else request.line)
 
     def _check_exists(self, request: Request) -> None:
         tape = self.tapes.get(request.tape)

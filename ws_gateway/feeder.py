@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -206,7 +207,8 @@ class KafkaFeeder:
             client.close()
             client = consumer(self.bootstrap_servers)
         catalogue = {m.tape: _catalogue_of(m) for m in manifests}
-        self._call(self._hub.set_tapes, catalogue)
+        aliases = {name: (alias.tape, alias.line) for name, alias in self._tapes.aliases().items()}
+        self._call(partial(self._hub.set_tapes, catalogue), aliases)
         for key, source in wanted.items():
             if key not in self._sources:
                 self._take_up(client, key, source)

@@ -10,6 +10,9 @@ from ws_gateway.frames import CHOICES, DEFAULTS, DTYPES, STREAMS, Dtype, Stream
 
 Policy = Literal["conflate"]
 
+MAIN: Final = "main"
+"""Line of a subscription that names none."""
+
 ID_MAX: Final = (1 << 32) - 1
 FIELDS_MAX: Final = 64
 """Fields of one subscription: more than any stream has, so only nonsense is refused."""
@@ -98,7 +101,7 @@ def parse_request(message: Mapping[str, Any]) -> Request:
         id=parse_id(message),
         stream=cast("Stream", stream),
         tape=_name(message, "tape", "live"),
-        line=_name(message, "line", "main"),
+        line=_name(message, "line", MAIN),
         instrument=_instrument(message),
         fields=_fields(message, stream),
         radius=_radius(message, stream),

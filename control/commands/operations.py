@@ -10,8 +10,7 @@ import typer
 from control import options
 from control.output import Output, rows
 from runtime.errors import AnswerIsNo, UsageError
-from runtime.object_store import LocalObjectStore, object_store_at
-from runtime.tapes import TapeStore
+from runtime.object_store import LocalObjectStore
 
 
 def register(app: typer.Typer) -> None:
@@ -68,8 +67,8 @@ def doctor(data: options.Data = None, as_json: options.Json = False) -> None:
 
 
 def reconcile(
-    tape: options.Tape,
-    line: options.Line = "main",
+    tape: options.ReadTape,
+    line: options.ReadLine = None,
     bootstrap_servers: options.Bootstrap = None,
     clickhouse_url: options.ClickHouse = None,
     lake_url: options.Lake = None,
@@ -86,8 +85,7 @@ def reconcile(
         data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
     )
     out = Output(as_json)
-    manifest = TapeStore(object_store_at(given.state_location)).require(tape)
-    manifest.require_line(line)
+    manifest, line = options.place(given, tape, line)
     with Services(given, out) as services:
         lake = LocalObjectStore(given.lake_dir)
         with closing(open_store(services.store())) as client:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from control import options
-from control.output import Output, rows
+from control.output import Output, fields, rows
 from runtime.errors import AnswerIsNo
 from schemas.units import PRICE_SCALE, UNDEF_PRICE
 
@@ -69,16 +69,24 @@ def replay(
     speed: options.Speed = "1x",
     replace: options.Replace = False,
     manifest: options.Manifest = None,
+    certificate: Annotated[Path | None, typer.Option("--certificate", help="file that takes a certificate")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until the stages, which `up` runs, have computed it")] = False,
     bootstrap_servers: options.Bootstrap = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
-    """Publish DBN files on a tape at a chosen speed; `barograph up` on the same folder works on it."""
+    """Publish DBN files on a tape at a chosen speed; `barograph up` on the same folder works on it.
+
+    The certificate holds the raw side; with --wait also what the stages made of it, as that of `run`.
+    """
     from control import pipeline
 
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     request = _request(files, tape, line, tick, speed, replace, manifest)
-    out.result(pipeline.replay(request, settings, out))
+    made = pipeline.replay(request, settings, out, wait=wait, certified=certificate is not None)
+    if certificate is not None:
+        _write(certificate, made["certificate"])
+    out.result(made, lambda console: console.print(fields({k: v for k, v in made.items() if k != "certificate"})))
 
 
 def up(

@@ -1,16 +1,18 @@
-"""Verbs on tapes and topics: `tape list|show|cutover`, `topics list|show|apply|drift`."""
+"""Verbs on tapes and topics: `tape list|show|alias|cutover`, `topics list|show|apply|drift`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from control import options
 from control.output import Output, rows
-from runtime.errors import AnswerIsNo, InputError
+from runtime.errors import AnswerIsNo, InputError, UsageError
 from runtime.object_store import object_store_at
 from runtime.settings import Settings
-from runtime.tapes import TapeStore
+from runtime.tapes import Alias, TapeStore
 from schemas.topics import CATALOGUE, of_tape
 
 tape_app = typer.Typer(help="Tapes: what was recorded or replayed.", no_args_is_help=True)
@@ -31,7 +33,7 @@ def _tapes(settings: Settings) -> TapeStore:
 def list_tapes(data: options.Data = None, as_json: options.Json = False) -> None:
     """List the tapes of the data folder."""
     store = _tapes(options.settings(data_dir=data))
-    found = [store.require(name) for name in store.names()]
+    found, aliases = [store.require(name) for name in store.names()], store.aliases()
     titles = ("tape", "state", "instruments", "partitions", "lines", "sources")
     body = [
         (m.tape, m.state, len(m.instruments), m.partitions, ", ".join(m.lines), ", ".join(s.name for s in m.sources))
@@ -40,17 +42,54 @@ def list_tapes(data: options.Data = None, as_json: options.Json = False) -> None
     out = Output(as_json)
     if not found and not as_json:
         out.note("no tapes yet; make one with: barograph run FILE")
-    out.result([asdict(m) for m in found], lambda console: console.print(rows(titles, body)))
+    named = [(name, f"{alias.tape}/{alias.line}") for name, alias in aliases.items()]
+
+    def show(console: Console) -> None:
+        console.print(rows(titles, body))
+        if named:
+            console.print(rows(("\nalias", "\nnames"), named))
+
+    out.result([{**asdict(m), "aliases": _aliases_of(m.tape, aliases)} for m in found], show)
+
+
+def _aliases_of(tape: str, aliases: Mapping[str, Alias]) -> dict[str, str]:
+    """Aliases of a tape → the line that each names."""
+    return {name: alias.line for name, alias in aliases.items() if alias.tape == tape}
 
 
 @tape_app.command("show")
 def show_tape(
-    tape: Annotated[str, typer.Argument(help="name of the tape")],
+    tape: Annotated[str, typer.Argument(help="name of the tape, or an alias")],
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show a tape's manifest: instruments, sources, partitions, lines, state."""
-    Output(as_json).result(asdict(_tapes(options.settings(data_dir=data)).require(tape)))
+    """Show a tape's manifest: instruments, sources, partitions, lines, state, aliases."""
+    store = _tapes(options.settings(data_dir=data))
+    aliases = store.aliases()
+    manifest = store.require(aliases[tape].tape if tape in aliases else tape)
+    Output(as_json).result({**asdict(manifest), "aliases": _aliases_of(manifest.tape, aliases)})
+
+
+@tape_app.command("alias")
+def alias_tape(
+    name: Annotated[str, typer.Argument(help="the alias; not the name of a tape")],
+    place: Annotated[str | None, typer.Argument(help="TAPE or TAPE/LINE that it names")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="remove the alias; the tape stays")] = False,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Give a tape and line another name for readers, point it elsewhere, or remove it."""
+    store = _tapes(options.settings(data_dir=data))
+    if delete == (place is not None):
+        raise UsageError("an alias needs either TAPE/LINE or --delete", remedy="give one of them")
+    if place is None:
+        store.delete_alias(name)
+        Output(as_json).result({"alias": name, "deleted": True})
+        return
+    tape, _, line = place.partition("/")
+    alias = Alias(tape, line or "main")
+    store.set_alias(name, alias)
+    Output(as_json).result({"alias": name, **asdict(alias)})
 
 
 @tape_app.command("cutover")
@@ -139,8 +178,8 @@ def apply_topics(
 
 @topics_app.command("drift")
 def drift_topics(
-    tape: options.Tape,
-    line: options.Line = "main",
+    tape: options.ReadTape,
+    line: options.ReadLine = None,
     bootstrap_servers: options.Bootstrap = None,
     data: options.Data = None,
     as_json: options.Json = False,
@@ -150,9 +189,9 @@ def drift_topics(
     from control.topic_admin import TopicAdmin
 
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
-    _tapes(settings).require(tape)
+    manifest, line = options.place(settings, tape, line)
     with Services(settings, out) as services:
-        found = TopicAdmin(services.kafka()).drift(tape, line)
+        found = TopicAdmin(services.kafka()).drift(manifest.tape, line)
     body = [(d.topic, d.key, d.declared, d.actual) for d in found]
     out.result(
         [asdict(d) for d in found],

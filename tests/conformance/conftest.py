@@ -21,7 +21,7 @@ from control.api import create_app
 def api(tmp_path: Path) -> Iterator[str]:
     """Address of our api."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(gateway_url=lambda: None, data_dir=tmp_path)
+    app = create_app(gateway_url=lambda: None, state=tmp_path / "state")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

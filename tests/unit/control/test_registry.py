@@ -22,7 +22,7 @@ def ask(tmp_path: Path) -> Any:
     """`ask(method, path, body)` → status and parsed answer, of an api with tape t1 and its lines main and alt."""
     tape = new_tape("t1", lines={"main": Line("r"), "alt": Line("s")})
     TapeStore(LocalObjectStore(tmp_path / "state")).save(tape)
-    app = create_app(gateway_url=lambda: None, data_dir=tmp_path)
+    app = create_app(gateway_url=lambda: None, state=tmp_path / "state")
 
     async def sent(method: str, path: str, body: Any) -> tuple[int, Any]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:

@@ -16,7 +16,7 @@ from runtime import codec, object_store
 from runtime.endpoints import Endpoints
 from runtime.errors import InputError
 from runtime.object_store import LocalObjectStore, ObjectStore, RemoteObjectStore, object_store_at
-from runtime.tapes import Instrument, Line, Source, TapeStore, manifest_from_json, new_tape
+from runtime.tapes import Alias, Instrument, Line, Source, TapeStore, manifest_from_json, new_tape
 from schemas import trades
 from schemas.columns import empty_table
 from streams.checkpoints import Checkpoint, CheckpointStore
@@ -195,3 +195,36 @@ def test_rows_and_records_survive_the_wire() -> None:
     assert codec.decode_avro("definition", encoded) == record
     with pytest.raises(InputError, match="is not a tape record"):
         codec.decode_avro("tape", encoded)
+
+
+def test_aliases_name_a_tape_and_line_for_readers(tmp_path: Path) -> None:
+    tapes = TapeStore(LocalObjectStore(tmp_path))
+    manifest = new_tape("t1").with_line("main", Line("a")).with_line("tuned", Line("b"))
+    tapes.save(manifest)
+    tapes.set_alias("best", Alias("t1"))
+    assert tapes.resolve("best") == tapes.resolve("t1") == (manifest, "main")
+    tapes.set_alias("best", Alias("t1", "tuned"))
+    assert tapes.aliases() == {"best": Alias("t1", "tuned")}
+    assert tapes.resolve("best") == (manifest, "tuned")
+    assert tapes.resolve("best", "main") == (manifest, "main")
+    for name, alias, told in (
+        ("t1", Alias("t1"), "is the name of a tape"),
+        ("A.b", Alias("t1"), "cannot name an alias"),
+        ("x", Alias("t2"), "no tape 't2'"),
+        ("x", Alias("t1", "none"), "no line 'none'"),
+    ):
+        with pytest.raises(InputError, match=told):
+            tapes.set_alias(name, alias)
+    with pytest.raises(InputError, match="no line 'none'"):
+        tapes.resolve("best", "none")
+    with pytest.raises(InputError, match="best is an alias of tape t1"):
+        tapes.refuse_alias("best")
+    tapes.refuse_alias("t2")
+    tapes.delete("t1")
+    with pytest.raises(InputError, match="alias best names tape t1, which is gone"):
+        tapes.resolve("best")
+    tapes.delete_alias("best")
+    with pytest.raises(InputError, match=r"no alias 'best' \(known: none yet\)"):
+        tapes.delete_alias("best")
+    with pytest.raises(InputError, match="no tape 'best'"):
+        tapes.resolve("best")

@@ -276,3 +276,12 @@ def account(messages, published, rows):
 def _schema(world):
     channel = next(iter(world.hub.channels.values()))
     return next(iter(channel.encoders.values())).schema_payload
+
+
+def test_an_alias_is_followed_to_its_tape_and_line(world, names):
+    tape = Tape("id-1", ("main", "tuned"), (names["instrument"],))
+    world.hub.set_tapes({names["tape"]: tape}, {"best": (names["tape"], "tuned")})
+    session = world.session()
+    assert world.drain(session)[0]["aliases"] == {"best": f"{names['tape']}/tuned"}
+    assert world.subscribe(session, tape="best")[-1]["op"] == "subscribed"
+    assert {(c.tape, c.line) for c in world.hub.channels} == {(names["tape"], "tuned")}

@@ -1,0 +1,35 @@
+"""What was left out as poison: one object per message, written once, and input to everything computed after it.
+
+`skips/TAPE_ID/LINE/STAGE/PARTITION/SEQ.json`, SEQ with 20 digits. The stage that skips writes it before any output, so
+whoever computes the line again leaves out the same messages.
+"""
+
+import json
+from typing import Any, Final
+
+from runtime.errors import InputError
+from runtime.object_store import ObjectStore
+from runtime.tapes import Manifest
+
+FIELDS: Final = ("seq", "part", "offset", "topic", "instrument", "reason", "error", "attempts", "run")
+"""What of a skip belongs into a certificate. Its traceback does not: it names paths of one machine."""
+
+
+def skips_of(store: ObjectStore, manifest: Manifest, line: str) -> list[dict[str, Any]]:
+    """The skips of a line in order of stage, partition and seq: `stage`, `partition` and `FIELDS`.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    prefix = f"skips/{manifest.tape_id}/{line}/"
+    found = []
+    for name in store.names(prefix):
+        stage, partition, file = name.removeprefix(prefix).split("/")
+        try:
+            body = json.loads(store.get(name) or b"")
+            found.append({"stage": stage, "partition": int(partition), **{key: body[key] for key in FIELDS}})
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"the skip {file} of stage {stage} is damaged ({name})", remedy="restore it from a copy of the state"
+            ) from error
+    return sorted(found, key=lambda skip: (skip["stage"], skip["partition"], skip["seq"]))

@@ -1,0 +1,26 @@
+"""Whether a lock is held is seen without trying it."""
+
+from pathlib import Path
+
+import pytest
+
+from control import lag
+from control.claims import Claim
+from runtime.tapes import Manifest
+
+
+def test_a_held_lock_is_seen_and_stays_free_to_take(tmp_path: Path) -> None:
+    tape = Manifest("t", "id0")
+    place = tmp_path / "workers" / "id0" / "main" / ".owner"
+    assert lag.is_held(place) is False
+    claim = Claim(tmp_path, tape, "main")
+    assert claim.take()
+    assert lag.is_held(place) is True
+    claim.release()
+    assert lag.is_held(place) is False
+    assert Claim(tmp_path, tape, "main").take()
+
+
+def test_a_system_without_a_list_of_locks_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lag, "_LOCKS", tmp_path / "none")
+    assert lag.is_held(tmp_path) is None
