@@ -220,7 +220,7 @@ def test_clocks_close_bins_and_a_stage_that_waits_says_since_when(kafka: str, tm
         cell_ns = LINE_CONFIG["cell_ns"]
         for n in (1, 2):
             t = (latest.envelope.t // cell_ns + n) * cell_ns
-            clock = Outgoing(latest.topic, 0, latest.instrument, b"", Envelope(kind="clock", schema="", t=t))
+            clock = Outgoing(latest.topic, 0, latest.instrument, b"", Envelope(kind="clock", schema="mbo", t=t))
             send(kafka, [clock])
             until(computed(arrival, len(messages) + n), worker, log, "the clock went through")
     closed = [m for m in first_of_each(kafka, topics.BINS, "quiet") if m.envelope.kind == "clock"]
