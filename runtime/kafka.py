@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from runtime.errors import BarographError, MissingServiceError
 from schemas.envelope import Envelope, read_headers
@@ -238,6 +239,20 @@ def watermarks(client: Consumer, topic: str, partition: int) -> tuple[int, int]:
             time.sleep(BATCH_WAIT_S)
         else:
             return int(low), int(high)
+
+
+def newest_of(client: AdminClient, topic: str, partition: int, timeout_s: float) -> tuple[int, int]:
+    """Offset after the newest message of a partition, and the highest timestamp in it, ms; 0 and -1 if it is empty.
+
+    Raises:
+        KafkaException: no answer within `timeout_s`.
+    """
+    specs: Any = OffsetSpec
+    answers: list[Any] = []
+    for spec in (specs.latest(), specs.max_timestamp()):
+        asked = client.list_offsets({TopicPartition(topic, partition): spec}, request_timeout=timeout_s)
+        answers += [future.result() for future in asked.values()]
+    return int(answers[0].offset), int(answers[1].timestamp)
 
 
 def read_range(

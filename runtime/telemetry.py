@@ -9,6 +9,9 @@ import time
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Enum as StateSet
+
+from runtime.lag import Status
 
 STAGE_RECORDS: Final = Counter("barograph_stage_records", "Records or rows that a stage took in", ["stage", "tape"])
 STAGE_ROWS: Final = Counter("barograph_stage_rows", "Rows that a stage gave out", ["stage", "topic"])
@@ -22,6 +25,23 @@ STAGE_SEQ: Final = Gauge(
     "barograph_stage_seq", "Number of the last root message applied", ["stage", "tape", "partition"]
 )
 STAGE_REPEATS: Final = Counter("barograph_stage_repeats", "Input messages dropped as repeats", ["stage", "tape"])
+STAGE_LAG_MESSAGES: Final = Gauge(
+    "barograph_stage_lag_messages", "Input messages that wait", ["stage", "tape", "partition"]
+)
+STAGE_LAG_SECONDS: Final = Gauge(
+    "barograph_stage_lag_seconds",
+    "Event time between the newest input and the last applied",
+    ["stage", "tape", "partition"],
+)
+STAGE_IDLE_SECONDS: Final = Gauge(
+    "barograph_stage_idle_seconds", "Time since a message was last taken", ["stage", "tape", "partition"]
+)
+STAGE_STATUS: Final = StateSet(
+    "barograph_stage_status",
+    "How a partition keeps up",
+    ["stage", "tape", "partition"],
+    states=[s.value for s in Status],
+)
 STAGE_SKIPS: Final = Counter("barograph_stage_skips", "Messages that were skipped as poison", ["stage", "tape"])
 CHECKPOINT_SECONDS: Final = Histogram(
     "barograph_checkpoint_seconds",

@@ -6,8 +6,8 @@ A partition that has input beyond the last message taken, and has taken none for
 supervisor starts it again, and the attempt is counted (`streams.poison`). While the broker does not answer, nothing is
 judged: an outage is waited out.
 
-The same looks give the lag metrics, and say once of a partition that has had nothing to do for a while since when it
-has been waiting: quiet and dead must not look alike.
+The same looks give the lag metrics (`runtime.lag` judges them), and say once of a partition that has had nothing to do
+for a while since when it has been waiting: quiet and dead must not look alike.
 """
 
 import logging
@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -23,9 +22,10 @@ from typing import Final
 from confluent_kafka import KafkaException
 
 from runtime.clock import Clock
-from runtime.errors import BarographError
-from runtime.kafka import consumer, watermarks
-from streams.shell import Owned, StageShell
+from runtime.kafka import admin, newest_of
+from runtime.lag import Sample, Status, Window
+from runtime.telemetry import STAGE_IDLE_SECONDS, STAGE_LAG_MESSAGES, STAGE_LAG_SECONDS, STAGE_STATUS
+from streams.shell import StageShell
 
 log = logging.getLogger(__name__)
 
@@ -44,68 +44,38 @@ EXIT_CODE: Final = 75
 """The code with which a stalled process leaves (EX_TEMPFAIL of sysexits.h): trying again may help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """One look at a partition.
-
-    Attributes:
-        now_s: when, on the shell's clock.
-        end: offset after the newest message of the input.
-        position: offset that is taken next.
-        moved_s: when a message was last taken, or the partition was assigned.
-    """
-
-    now_s: float
-    end: int
-    position: int
-    moved_s: float
-
-    @property
-    def lag(self) -> int:
-        """Messages that wait."""
-        return max(0, self.end - self.position)
-
-
-def stalled(looks: Sequence[Look]) -> bool:
-    """Whether a partition stands still although input has been waiting all the time.
-
-    Args:
-        looks: the newest of one assignment, in order. Input must have been seen waiting at both ends of `STALLED_S`:
-            a message that has just come after a quiet hour is not late.
-    """
-    last = looks[-1]
-    since = [look for look in looks if look.now_s >= last.now_s - STALLED_S - LOOK_EVERY_S]
-    waited_s = last.now_s - since[0].now_s
-    return (
-        last.now_s - last.moved_s >= STALLED_S
-        and waited_s >= STALLED_S
-        and all(look.lag > 0 and look.position == last.position for look in since)
-    )
-
-
 @dataclass(slots=True)
 class Watched:
     """What is known of one partition of a stage.
 
     Attributes:
-        looks: the newest, in order.
+        recent: a minute of samples, for the status that is shown.
+        long: samples that cover `STALLED_S`.
         quiet: whether the log says that it waits.
     """
 
-    looks: list[Look] = field(default_factory=list)
+    recent: Window = field(default_factory=Window)
+    long: Window = field(default_factory=lambda: Window(size=int(STALLED_S / LOOK_EVERY_S) + 2, span_min_s=STALLED_S))
     quiet: bool = False
 
-    def add(self, look: Look) -> None:
-        """Take a look; a partition that was given away and came back starts anew."""
-        if self.looks and look.position < self.looks[-1].position:
-            self.looks.clear()
-        self.looks.append(look)
-        del self.looks[: -int(2 * STALLED_S / LOOK_EVERY_S)]
+    def add(self, sample: Sample) -> None:
+        """Take a sample."""
+        self.recent.add(sample)
+        self.long.add(sample)
 
-    def fell_quiet(self) -> bool:
-        """Whether the newest look is the first one that finds the input silent for long."""
-        last, was_quiet = self.looks[-1], self.quiet
-        self.quiet = last.lag == 0 and last.now_s - last.moved_s >= QUIET_S
+    def stalled(self, now_s: float, moved_s: float) -> bool:
+        """Whether input has been waiting all the time while nothing moved.
+
+        Args:
+            now_s: the present.
+            moved_s: when a message was last taken, or the partition was assigned.
+        """
+        return now_s - moved_s >= STALLED_S and self.long.status(now_s) is Status.STALLED
+
+    def fell_quiet(self, now_s: float, moved_s: float) -> bool:
+        """Whether this is the first time that the input is found silent for long."""
+        newest, was_quiet = self.recent.newest, self.quiet
+        self.quiet = newest is not None and newest.lag == 0 and now_s - moved_s >= QUIET_S
         return self.quiet and not was_quiet
 
 
@@ -132,34 +102,39 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Look until the process ends."""
-        with closing(consumer(self._servers)) as client:
-            while True:
-                time.sleep(LOOK_EVERY_S)
-                for shell in self._shells:
-                    for owned in shell.owned():
-                        self._look(shell, owned, lambda topic, number: watermarks(client, topic, number)[1])
+        client = admin(self._servers)
+        while True:
+            time.sleep(LOOK_EVERY_S)
+            for shell in self._shells:
+                for owned in shell.owned():
+                    try:
+                        end, newest_ms = newest_of(client, shell.topic, owned.partition)
+                    except KafkaException:
+                        self._watched.clear()  # nothing is known: start anew once the broker answers
+                        continue
+                    behind_ms = newest_ms - owned.timestamp_ms if owned.timestamp_ms >= 0 else None
+                    lag_s = None if behind_ms is None else max(0, behind_ms) / 1000
+                    sample = Sample(self._clock.monotonic_s(), end, owned.taken + 1, lag_s)
+                    self.judge(
+                        shell.stage.name, shell.manifest.tape, (shell.topic, owned.partition), sample, owned.moved_s
+                    )
 
-    def _look(self, shell: StageShell, owned: Owned, end_of: Callable[[str, int], int]) -> None:
-        key = (shell.topic, owned.partition)
-        try:
-            end = end_of(*key)
-        except (BarographError, KafkaException):
-            self._watched.clear()  # nothing is known: start anew once the broker answers
-            return
-        self.judge(shell.stage.name, key, Look(self._clock.monotonic_s(), end, owned.taken + 1, owned.moved_s))
-
-    def judge(self, stage: str, key: tuple[str, int], look: Look) -> None:
-        """Take a look at a partition, and do what follows from it."""
-        watched = self._watched.setdefault(key, Watched())
-        watched.add(look)
-        topic, number = key
-        idle_s = look.now_s - look.moved_s
-        if watched.fell_quiet():
-            since = datetime.fromtimestamp(self._clock.now_ns() / 1e9 - idle_s, UTC).isoformat(" ", "seconds")
-            log.info("%s has all of %s[%d] and waits, since %s", stage, topic, number, since)
-        if stalled(watched.looks):
+    def judge(self, stage: str, tape: str, key: tuple[str, int], sample: Sample, moved_s: float) -> None:
+        """Take a sample of a partition, and do what follows from it."""
+        watched, (topic, number), now_s = self._watched.setdefault(key, Watched()), key, sample.time_s
+        watched.add(sample)
+        labels = stage, tape, str(number)
+        STAGE_LAG_MESSAGES.labels(*labels).set(sample.lag)
+        if sample.event_lag_s is not None:
+            STAGE_LAG_SECONDS.labels(*labels).set(sample.event_lag_s if sample.lag else 0.0)
+        STAGE_IDLE_SECONDS.labels(*labels).set(now_s - moved_s)
+        STAGE_STATUS.labels(*labels).state(watched.recent.status(now_s).value)
+        if watched.fell_quiet(now_s, moved_s):
+            since = datetime.fromtimestamp(self._clock.now_ns() / 1e9 - (now_s - moved_s), UTC)
+            log.info("%s has all of %s[%d] and waits, since %s", stage, topic, number, since.isoformat(" ", "seconds"))
+        if watched.stalled(now_s, moved_s):
             log.critical(
                 "%s stands still at offset %d of %s[%d] for %.0f s while %d message(s) wait; leaving to be restarted",
-                stage, look.position, topic, number, idle_s, look.lag,
+                stage, sample.position, topic, number, now_s - moved_s, sample.lag,
             )  # fmt: skip
             self._leave(EXIT_CODE)
