@@ -101,14 +101,21 @@ class Watch(threading.Thread):
         self._watched: dict[tuple[str, int], Watched] = {}
 
     def run(self) -> None:
-        """Look until the process ends."""
+        """Look until the process ends; a process without its watchdog must not go on."""
+        try:
+            self._look_for_ever()
+        except Exception:
+            log.critical("the watchdog itself failed; leaving to be restarted", exc_info=True)
+            self._leave(EXIT_CODE)
+
+    def _look_for_ever(self) -> None:
         client = admin(self._servers)
         while True:
             time.sleep(LOOK_EVERY_S)
             for shell in self._shells:
                 for owned in shell.owned():
                     try:
-                        end, newest_ms = newest_of(client, shell.topic, owned.partition)
+                        end, newest_ms = newest_of(client, shell.topic, owned.partition, LOOK_EVERY_S)
                     except KafkaException:
                         self._watched.clear()  # nothing is known: start anew once the broker answers
                         continue
