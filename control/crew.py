@@ -18,8 +18,9 @@ from runtime.errors import ChildFailedError
 from runtime.settings import Settings
 from runtime.tapes import Manifest
 
-RESTARTS_MAX: Final = 3
-"""Restarts of one process after which a `run` gives up. One may be bad luck; whatever kills it three times stays."""
+RESTARTS_MAX: Final = 5
+"""Restarts of one process after which a `run` gives up. A message at which a stage fails three times is skipped by its
+fourth start; whatever kills it more often than that stays."""
 
 LOOK_EVERY_S: Final = 0.25
 """How often processes are looked at: a dead one is noticed within this time, before its back-off even begins."""

@@ -34,6 +34,10 @@ class UnknownKindError(HeadersError):
     """A message of a kind that this release does not know: of a newer producer, or not ours."""
 
 
+UNREADABLE: Final = "unreadable"
+"""Schema of a message whose headers are not ours. It has no rows; its bytes and headers are kept as they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """Headers of one message.
@@ -78,7 +82,9 @@ class Envelope:
     other: tuple[tuple[str, bytes], ...] = field(default=())
 
     def to_headers(self) -> list[tuple[str, bytes]]:
-        """Kafka headers; fields at their "absent" value (-1 or empty text) are left out."""
+        """Kafka headers; fields at their "absent" value (-1 or empty) are left out. Unreadable ones stay."""
+        if self.schema == UNREADABLE:
+            return list(self.other)
         out: list[tuple[str, bytes]] = []
         for name in _NAMES:
             value = getattr(self, name)
@@ -117,10 +123,6 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope
         raise UnknownKindError("kind", str(known["kind"]).encode())
     known["last"] = bool(known.get("last", True))
     return Envelope(**cast("dict[str, str]", known), other=tuple(other))  # type: ignore[arg-type]
-
-
-UNREADABLE: Final = "unreadable"
-"""Schema of a message whose headers are not ours. It has no rows; its bytes and headers are kept as they are."""
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]] | None, value: bytes) -> tuple[Envelope, str]:

@@ -11,12 +11,17 @@ returns, its rows survive a crash; writing the same batch again changes nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Event
 from typing import Protocol
 
+import numpy as np
+
+from schemas.envelope import UNREADABLE, crc32
+from schemas.mbo import MBO_BYTES, MBO_DTYPE, MBO_RTYPE
 from schemas.message import Message
+from schemas.topics import MBO
 from sinks.batcher import Limits
 from sinks.tables import TableSpec
 
@@ -54,21 +59,43 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A message that was accepted, with its place."""
+    """A message that was accepted, with its place.
+
+    Attributes:
+        message: the message.
+        seq, part: its place.
+        rows: rows that it gives (`rows_of`).
+    """
 
     message: Message
     seq: int
     part: int
+    rows: int = field(init=False)
 
-    @property
-    def rows(self) -> int:
-        """Rows that it holds, as its headers say."""
-        return rows_of(self.message)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", rows_of(self.message))
 
 
 def rows_of(message: Message) -> int:
-    """Rows of a message; raw definitions, clocks and ends have none."""
-    return message.envelope.count if message.value and message.envelope.schema != "definition" else 0
+    """Rows that a message gives.
+
+    Raw definitions, clocks and ends have none; nor has a raw block that is not what its headers say, or whose headers
+    are not ours: stages skip it, and its bytes stay in the lake's message index and in the dead letter. Derived
+    messages have as many as their headers say; one that has not is an error of its own (`sinks.rows`).
+    """
+    envelope = message.envelope
+    if not message.value or envelope.schema in ("definition", UNREADABLE):
+        return 0
+    return envelope.count if envelope.schema != MBO.stream or is_whole(message) else 0
+
+
+def is_whole(message: Message) -> bool:
+    """Whether a raw block holds the records that its headers say."""
+    value, envelope = message.value, message.envelope
+    if len(value) != envelope.count * MBO_BYTES or crc32(value) != envelope.crc32:
+        return False
+    records = np.frombuffer(value, MBO_DTYPE)
+    return bool(((records["rtype"] == MBO_RTYPE) & (records["length"] == MBO_BYTES // 4)).all())
 
 
 @dataclass(frozen=True, slots=True)

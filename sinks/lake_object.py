@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from runtime.codec import encode_rows
 from schemas.columns import Column, from_arrow
-from schemas.envelope import from_headers
+from schemas.envelope import read_headers
 from schemas.mbo import MBO_BYTES, MBO_DTYPE
 from schemas.message import Message
 from sinks.base import Batch, Entry
@@ -90,7 +90,7 @@ def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> 
     for at in index.to_pylist():
         value = at["value"] if at["value"] is not None else _value(rows.slice(start, at["rows"]), table)
         start += at["rows"]
-        envelope = from_headers([(h["name"], h["value"]) for h in at["headers"]])
+        envelope, _ = read_headers([(h["name"], h["value"]) for h in at["headers"]], value)
         message = Message(topic, partition, at["offset"], at["timestamp_ms"], at["instrument"], value, envelope)
         yield Entry(message, at["seq"], at["part"])
 

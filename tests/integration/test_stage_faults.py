@@ -1,6 +1,7 @@
 """What a stage does about poison, a trimmed log, another release, a quiet feed, and itself standing still."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from confluent_kafka import Producer, TopicPartition
+from moto.server import ThreadedMotoServer
 
 from connectors import dbn_replay
 from connectors.blocks import CutRule
@@ -19,8 +22,8 @@ from control.arrival import Arrival
 from control.cutover import NotCleanError, hand_over
 from control.pipeline import LINE_CONFIG
 from runtime.codec import decode_avro, decode_rows
-from runtime.kafka import CheckedProducer, admin, read_range
-from runtime.object_store import LocalObjectStore
+from runtime.kafka import CheckedProducer, admin, consumer, read_range, watermarks
+from runtime.object_store import LocalObjectStore, object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, TapeStore
 from schemas import topics
@@ -244,6 +247,41 @@ def test_an_agent_that_stands_still_while_input_waits_ends_the_process(
     again = start("still", QUICK_WATCH)
     with closing(Arrival(kafka, manifest, "main", tmp_path / "state")) as arrival:
         until(computed(arrival, arrival.published()), again, tmp_path / "worker.log", "the next one does it all")
+
+
+def test_states_in_a_bucket(kafka: str, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifest and checkpoints in S3: the second worker, on an empty data folder, goes on where the first was."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        assert httpx.put(f"http://{host}:{port}/states").status_code == 200
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "BAROGRAPH_STATE_URL": "s3://states/here",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        manifest, reports = make_tape("bucket", SAMPLE, SMALL_BLOCKS, kafka, tmp_path)
+        bucket = object_store_at("s3://states/here")
+        TapeStore(bucket).save(manifest)
+        shutil.rmtree(tmp_path / "state")
+        messages = raw_messages(manifest, reports)
+        with closing(Arrival(kafka, manifest, "main", tmp_path / "state")) as arrival:
+            for part in (messages[:40], messages[40:]):
+                send(kafka, part)
+                worker = start("bucket")
+                until(computed(arrival, arrival.published()), worker, tmp_path / "worker.log", "all is computed")
+                worker.terminate()
+                assert worker.wait(20) == 0
+                shutil.rmtree(tmp_path / "faust")
+        assert list(bucket.names(f"checkpoints/{manifest.tape_id}/main/books/0/manifests/"))
+        assert not (tmp_path / "state" / "checkpoints").exists()
+        with closing(consumer(kafka)) as client:
+            assert watermarks(client, topics.BINS.name("bucket"), 0)[1] == len(
+                first_of_each(kafka, topics.BINS, "bucket")
+            )
+    finally:
+        server.stop()
 
 
 def test_a_run_that_differs_is_refused_before_anything_is_written(kafka: str, tmp_path: Path, start: Start) -> None:

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from itertools import pairwise
 
 import polars as pl
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.envelope import read_headers
 from sinks.base import Batch, Entry, Lane
 from sinks.lake import object_name
 from sinks.lake_object import decode_object, encode_object, read_index, read_places
@@ -30,6 +32,20 @@ def test_every_message_comes_back_byte_for_byte(stream: str, seed: int, blocks: 
     data = encode_object(written)
     assert list(decode_object(data, TABLES[stream], STREAMS[stream], 0)) == list(written.entries)
     assert encode_object(written) == data
+
+
+def test_raw_messages_that_no_stage_could_apply_come_back_as_they_were() -> None:
+    messages = [e.message for e in batch("mbo", 3).entries]
+    at = next(i for i, m in enumerate(messages) if m.envelope.count > 1)
+    messages[at] = replace(messages[at], value=messages[at].value[:-1] + b"!")
+    foreign, _ = read_headers([("from", b"elsewhere"), ("x", b"\xff")], b"hello")
+    messages.append(replace(messages[-1], offset=len(messages), value=b"hello", envelope=foreign))
+    written = Batch(Lane("t1", "id", "main", TABLES["mbo"], 0), tuple(Entry(m, m.offset, 0) for m in messages))
+    data = encode_object(written)
+    back = list(decode_object(data, TABLES["mbo"], STREAMS["mbo"], 0))
+    assert back == list(written.entries)
+    assert [back[at].rows, back[-1].rows] == [0, 0]
+    assert back[-1].message.envelope.to_headers() == [("from", b"elsewhere"), ("x", b"\xff")]
 
 
 def test_index_tells_what_readers_look_for() -> None:

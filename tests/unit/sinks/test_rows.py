@@ -8,7 +8,7 @@ from runtime.codec import decode_rows
 from schemas.envelope import crc32
 from schemas.mbo import MBO_DTYPE
 from schemas.message import Message
-from sinks.base import Batch, Entry, Lane
+from sinks.base import Batch, Entry, Lane, rows_of
 from sinks.rows import BadMessageError, build_rows
 from sinks.tables import KEY_COLUMNS, MBO_COLUMNS, TABLES
 from tests.unit.sinks.messages import BINS, first_of_each, make_tape
@@ -60,12 +60,16 @@ def bent(message: Message, value: bytes) -> Message:
     return replace(message, value=value, envelope=replace(message.envelope, crc32=crc32(value)))
 
 
-def test_values_that_are_not_what_headers_say_are_refused() -> None:
+def test_raw_blocks_that_are_not_what_headers_say_give_no_rows() -> None:
     raw = next(m for m in make_tape().topics["t1.mbo.v1"] if m.envelope.kind == "data")
-    with pytest.raises(BadMessageError, match="are not"):
-        build_rows(batch_of([bent(raw, raw.value[:-1])], "mbo"))
-    with pytest.raises(BadMessageError, match="record 0 is not"):
-        build_rows(batch_of([bent(raw, b"\x0d" + raw.value[1:])], "mbo"))
+    values = raw.value[:-1], b"\x0d" + raw.value[1:]
+    broken = [*(bent(raw, value) for value in values), replace(raw, value=raw.value[:-1] + b"!")]
+    assert [rows_of(message) for message in [raw, *broken]] == [raw.envelope.count, 0, 0, 0]
+    messages = [replace(message, offset=at) for at, message in enumerate([*broken, raw])]
+    assert build_rows(batch_of(messages, "mbo")).num_rows == raw.envelope.count
+
+
+def test_derived_values_that_are_not_what_headers_say_are_refused() -> None:
     row = next(m for m in make_tape().topics["t1.main.trades.v1"] if m.envelope.count)
     with pytest.raises(BadMessageError, match="not an Arrow stream"):
         build_rows(batch_of([bent(row, b"rubbish")], "trades"))

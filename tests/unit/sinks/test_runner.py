@@ -191,9 +191,9 @@ def test_two_contents_of_one_place_stop_it(tmp_path: Path) -> None:
 
 def test_a_value_with_a_wrong_checksum_stops_it(tmp_path: Path) -> None:
     made = make_tape()
-    raw = made.topics["t1.mbo.v1"]
-    at = next(i for i, m in enumerate(raw) if m.envelope.kind == "data")
-    raw[at] = replace(raw[at], value=raw[at].value[:-1] + bytes([raw[at].value[-1] ^ 1]))
+    bins = made.topics["t1.main.bins.v1"]
+    at = next(i for i, m in enumerate(bins) if m.value)
+    bins[at] = replace(bins[at], value=bins[at].value[:-1] + bytes([bins[at].value[-1] ^ 1]))
     with pytest.raises(BadMessageError, match="checksum"):
         serve(made, MemorySink({}, lambda: 1.0, LIMITS), LocalObjectStore(tmp_path), 1)
 
