@@ -50,6 +50,7 @@ _PASSING: Final = frozenset(
 _COMMON: Final[Mapping[str, Any]] = {
     "log_level": 2,  # 0..7 as in syslog: each failed connection attempt is level 3, 20 a second during an outage
     "socket.keepalive.enable": True,
+    "reconnect.backoff.max.ms": 1000,  # 10 s by default, waited in vain after the broker is back
 }
 
 
