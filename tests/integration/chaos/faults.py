@@ -132,6 +132,12 @@ def can_mount() -> bool:
     return os.geteuid() == 0 and os.access("/proc/mounts", os.R_OK)
 
 
+def in_turn(*all_of: Do) -> Do:
+    """One after the other, one at each strike."""
+    left = iter(all_of)
+    return lambda world, rng: next(left)(world, rng)
+
+
 NONE: Final = Fault("nothing", lambda world, rng: time.sleep(1) or 0.0)
 KILL: Final = Fault("worker kill -9", kill_worker)
 KILL_ONE_OF_TWO: Final = Fault("kill -9 of one of two workers", kill_worker, workers=2)
