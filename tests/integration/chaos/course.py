@@ -209,14 +209,14 @@ def table(made: dict[str, Any]) -> str:
             "faults strike. *Gap*: longest silence of the partition that is silent longest, beyond the time in which",
             "the broker was down or the disk full. *Repeats*: messages written again, which every consumer drops.",
             "*Exact*: rows by stream and instrument, books and message bytes equal those of an undisturbed",
-            "computation.",
+            "computation. *SIGTERM*: longest time until the exit.",
             "",
-            "| fault | strikes, on tapes | gap p50, max s | down s | messages | repeats | lost | exact | SIGTERM to exit s |",
+            "| fault | strikes, tapes | gap p50, max s | down s | messages | repeats | lost | exact | SIGTERM s |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {f['fault']} | {f['strikes']}, {f['tapes']} | {f['gap_p50_s']}, {f['gap_max_s']} | {f['down_s']} | {f['messages']} "
-            f"| {f['repeats_dropped']} | {f['lost']} | {'yes' if f['exact'] else '**no**'} "
+            f"| {f['fault']} | {f['strikes']}, {f['tapes']} | {f['gap_p50_s']}, {f['gap_max_s']} | {f['down_s']} "
+            f"| {f['messages']} | {f['repeats_dropped']} | {f['lost']} | {'yes' if f['exact'] else '**no**'} "
             f"| {f['sigterm_to_exit_max_s']} |"
             for f in made["faults"]["result"]
         ]

@@ -24,7 +24,7 @@ from control.embedded.kafka import EmbeddedKafka
 from schemas.message import Outgoing
 from schemas.topics import DERIVED, TopicSpec
 from tests.integration.chaos.tape import Content, Stream, expected, stored
-from tests.integration.chaos.world import StuckError, World, opened
+from tests.integration.chaos.world import World, opened
 
 SESSION_S: Final = 10.0
 """Session time-out of the stages' group: a paused worker loses its partitions after it."""
