@@ -40,7 +40,7 @@ with tempfile.TemporaryDirectory() as folder:
         """Counts what the mend is about."""
 
         async def sleep(self, n: Any, **kwargs: Any) -> None:
-            waits["full"] += n == 1
+            waits["full"] += n == 1 and bool(self._buffered_partitions) and not self._get_active_partitions()
             await super().sleep(n, **kwargs)
 
         async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
