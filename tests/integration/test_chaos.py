@@ -40,7 +40,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
 @pytest.fixture(scope="module")
 def content(esh4: Path, aapl: Path, tmp_path_factory: pytest.TempPathFactory) -> Content:
     """Heads of the real files; that of ESH4 goes beyond its opening snapshot."""
-    real = {aapl: 1_000, esh4: 9_500}
+    real = {aapl: 3_000, esh4: 9_500}
     return make_content(tmp_path_factory.mktemp("files"), real, simulated_records=400, hours=0.01)
 
 
@@ -52,26 +52,26 @@ def load(content: Content) -> Load:
 def test_nothing_is_lost_doubled_or_different(broker: EmbeddedKafka, load: Load, tmp_path: Path) -> None:
     fault = Fault("in turn", faults.in_turn(*IN_TURN), workers=2)
     made = Outcome(fault.name, len(IN_TURN), fault.workers)
-    faults.run(made, fault, load, broker, tmp_path, tape="short", rate=30, checkpoint_min_s=0.3)
+    faults.run(made, fault, load, broker, tmp_path, tape="short", rate=16, checkpoint_min_s=0.3)
     assert made.exact, made.figures()
     assert made.strikes == len(IN_TURN)
     assert made.left == [], "a worker left by itself"
 
 
-@pytest.mark.parametrize("restarts", [False, True])
-@pytest.mark.parametrize("clocks", [False, True])
-@pytest.mark.parametrize("blocks", [1, 100, 1_024])
+CASES = [(1, True, True), *((blocks, c, r) for blocks in (100, 1_024) for c in (False, True) for r in (False, True))]
+"""Records in a block, clocks, restarts; blocks of one record are slow, so theirs is the hardest case alone."""
+
+
+@pytest.mark.parametrize(("blocks", "clocks", "restarts"), CASES)
 def test_rows_do_not_depend_on_blocks_restarts_or_clocks(
     content: Content, load: Load, blocks: int, clocks: bool, restarts: bool
 ) -> None:
     """Without a broker; a restart is a state that is stored and taken over by a new reducer."""
-    if blocks == 1 and clocks != restarts:
-        pytest.skip("blocks of one record are slow: all or nothing")
     rng = random.Random(f"{blocks} {clocks} {restarts}")
     raw = content.messages("determinism", blocks_of(blocks))
     if clocks:
         raw = [list(sprinkled(messages, rng)) for messages in raw]
-        assert sum(message.envelope.kind == "clock" for messages in raw for message in messages) > 5
+        assert sum(message.envelope.kind == "clock" for messages in raw for message in messages) > 1
     found = expected(raw, "determinism", rng if restarts else None)
     assert not compare(found, load.wanted, bytes_too=False)
 
