@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from runtime.errors import InputError
+from runtime.errors import InputError, MissingServiceError
 
 
 class ObjectStore(Protocol):
@@ -31,6 +31,14 @@ class ObjectStore(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
+
+
+class FolderFullError(MissingServiceError):
+    """A folder took no more bytes: no room, or a fault of its disk. What it held is unharmed."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder, self.reason = folder, reason
+        super().__init__(f"{folder} takes no more data ({reason.lower()})", remedy="make room there; work then goes on")
 
 
 class LocalObjectStore:
@@ -55,14 +63,22 @@ class LocalObjectStore:
         return path
 
     def put(self, name: str, data: bytes) -> None:
-        """Write or replace an object durably."""
+        """Write or replace an object durably.
+
+        Raises:
+            FolderFullError: there is no room.
+        """
         path = self.path(name)
         temporary = self._write_temporary(path, data)
         os.replace(temporary, path)
         _sync_folder(path.parent)
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object durably unless it exists; whether it was written."""
+        """Write an object durably unless it exists; whether it was written.
+
+        Raises:
+            FolderFullError: there is no room.
+        """
         path = self.path(name)
         temporary = self._write_temporary(path, data)
         try:
@@ -98,10 +114,16 @@ class LocalObjectStore:
     def _write_temporary(self, path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            temporary.unlink(missing_ok=True)  # half a file on a full disk would only make it fuller
+            if error.filename is not None:  # it was not even opened, and the error says which
+                raise
+            raise FolderFullError(path.parent, error.strerror or "failed") from error
         return temporary
 
 

@@ -3,7 +3,8 @@
     python -m tests.integration.chaos.course [faults] [matrix] [starts]
 
 Writes docs/evidence/chaos.json and chaos.md; a part that was not asked for keeps its last result. Ends with 1 if
-anything was lost, doubled or different. `CHAOS_KILLS` and `CHAOS_STARTS` make it shorter, `CHAOS_FAULTS` names the only faults to strike.
+anything was lost, doubled or different. `CHAOS_KILLS` and `CHAOS_STARTS` make it shorter; `CHAOS_FAULTS` names, with
+commas between, the only faults to strike.
 """
 
 import itertools

@@ -1,6 +1,7 @@
 """Objects, manifests, endpoints, codecs: what lies on disk and what travels."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from runtime import codec
 from runtime.endpoints import Endpoints
 from runtime.errors import InputError
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import FolderFullError, LocalObjectStore
 from runtime.tapes import Instrument, Line, Source, TapeStore, manifest_from_json, new_tape
 from schemas import trades
 from schemas.columns import empty_table
@@ -33,6 +34,21 @@ def test_objects(tmp_path: Path) -> None:
     assert list(store.names()) == ["a/c"]
     with pytest.raises(InputError, match="leads out of"):
         store.put("../x", b"")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    store.put("a/x", b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        for put in (store.put, store.put_new):
+            with pytest.raises(FolderFullError, match="takes no more data"):
+                put("a/x", bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.get("a/x") == b"old"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
 
 
 def test_a_failed_put_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
