@@ -56,10 +56,10 @@ def test_a_failed_put_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.
     store.put("x", b"old")
 
     def full(_: int) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FolderFullError, match="disk full"):
         store.put("x", b"new")
     assert store.get("x") == b"old"
     assert list(store.names()) == ["x"]
