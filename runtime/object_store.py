@@ -33,8 +33,11 @@ class ObjectStore(Protocol):
         """Remove an object; nothing happens if there is none."""
 
 
-class FolderFullError(MissingServiceError):
-    """A folder took no more bytes: no room, or a fault of its disk. What it held is unharmed."""
+class FolderFullError(MissingServiceError, OSError):
+    """A folder took no more bytes: no room, or a fault of its disk. What it held is unharmed.
+
+    It is an `OSError` too, so whoever waits for a store to come back waits for this one.
+    """
 
     def __init__(self, folder: Path, reason: str) -> None:
         self.folder, self.reason = folder, reason
