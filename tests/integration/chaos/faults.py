@@ -23,7 +23,7 @@ from connectors.blocks import CutRule
 from control.embedded.kafka import EmbeddedKafka
 from schemas.message import Outgoing
 from schemas.topics import DERIVED, TopicSpec
-from tests.integration.chaos.tape import Content, Stream, expected, stored
+from tests.integration.chaos.tape import Content, Stream, expected, raw_differences, stored
 from tests.integration.chaos.world import World, opened
 
 SESSION_S: Final = 10.0
@@ -168,6 +168,7 @@ class Outcome:
         lost: messages that are missing.
         differs: streams whose rows, books or bytes differ from the undisturbed ones, with what differs.
         left: exit codes of workers that left by themselves.
+        publishing: errors after which the publisher went on from the end of the raw topic.
         exits_s: seconds from SIGTERM to exit.
         seconds: duration of it all.
         failure: why the run did not come to its end.
@@ -185,6 +186,7 @@ class Outcome:
     lost: int = 0
     differs: list[str] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
+    publishing: list[str] = field(default_factory=list)
     exits_s: list[float] = field(default_factory=list)
     seconds: float = 0.0
     failure: str = ""
@@ -195,7 +197,19 @@ class Outcome:
 
     def add(self, other: "Outcome") -> None:
         """Count another run of the same fault in."""
-        for name in ("strikes", "gaps_s", "down_s", "raw", "messages", "rows", "repeats", "lost", "differs", "left"):
+        for name in (
+            "strikes",
+            "gaps_s",
+            "down_s",
+            "raw",
+            "messages",
+            "rows",
+            "repeats",
+            "lost",
+            "differs",
+            "left",
+            "publishing",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.exits_s, self.seconds = self.exits_s + other.exits_s, self.seconds + other.seconds
         self.failure = self.failure or other.failure
@@ -217,6 +231,7 @@ class Outcome:
             "differs": self.differs,
             "exact": self.exact,
             "left_by_themselves": self.left,
+            "publisher_failures": self.publishing,
             "sigterm_to_exit_max_s": round(max(self.exits_s), 2) if self.exits_s else None,
             "seconds": round(self.seconds, 1),
             **({"failure": self.failure} if self.failure else {}),
@@ -296,11 +311,13 @@ def run(
             world.workers.stop(slot)
         out.left = [code for _, code in world.workers.left]
         out.exits_s = world.workers.exits_s
+        out.publishing = world.publisher.failures
+        raw_differs = raw_differences(broker.bootstrap_servers, world.manifest, load.raw)
         found = {spec: stored(broker.bootstrap_servers, world.manifest, spec) for spec in DERIVED}
     out.raw, out.messages = load.messages, sum(s.messages for s in found.values())
     out.rows, out.repeats = sum(s.rows for s in found.values()), sum(s.repeats for s in found.values())
     out.lost = sum(s.messages for s in load.wanted.values()) - out.messages
-    out.differs, out.seconds = compare(found, load.wanted), time.monotonic() - started
+    out.differs, out.seconds = raw_differs + compare(found, load.wanted), time.monotonic() - started
     return out
 
 

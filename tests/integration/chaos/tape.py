@@ -178,6 +178,24 @@ def stored(kafka: str, manifest: Manifest, spec: TopicSpec) -> Stream:
     return replace(out, repeats=repeats)
 
 
+def raw_sources(messages: Iterable[Message | Outgoing]) -> list[str]:
+    """What tells the raw messages of a partition apart, in order."""
+    return [f"{m.instrument} {m.envelope.kind} {m.envelope.source} {m.envelope.crc32}" for m in messages]
+
+
+def raw_differences(kafka: str, manifest: Manifest, raw: Sequence[Sequence[Outgoing]]) -> list[str]:
+    """Where the raw topic is not what was to be published."""
+    out = []
+    for partition, wanted in enumerate(map(raw_sources, raw)):
+        found = raw_sources(read_range(kafka, topics.MBO.name(manifest.tape), partition))
+        if found != wanted:
+            pairs = enumerate(zip(found, wanted, strict=False))
+            place = next((i for i, (a, b) in pairs if a != b), min(len(found), len(wanted)))
+            again = wanted.index(found[place]) if place < len(found) and found[place] in wanted else None
+            out.append(f"mbo[{partition}]: {len(found)} of {len(wanted)}, at {place} stands message {again}")
+    return out
+
+
 def expected(
     raw: Sequence[Sequence[Outgoing]], tape: str, restart: random.Random | None = None
 ) -> dict[TopicSpec, Stream]:

@@ -137,7 +137,7 @@ class Publisher:
         places = [((i + 0.5) / len(of), p, i) for p, of in enumerate(partitions) for i in range(len(of))]
         self._order = [(p, i) for _, p, i in sorted(places)]
         self._hurry, self._closed = threading.Event(), threading.Event()
-        self.sent, self.resumed = 0, 0
+        self.sent, self.failures = 0, list[str]()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -162,8 +162,8 @@ class Publisher:
         while self.left and not self._closed.is_set():
             try:
                 self._send_all(CheckedProducer(self._kafka))
-            except BarographError:
-                self.resumed += 1
+            except BarographError as error:
+                self.failures.append(str(error))
                 self._closed.wait(1)
 
     def _send_all(self, producer: CheckedProducer) -> None:
