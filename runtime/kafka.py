@@ -90,7 +90,7 @@ class CheckedProducer:
     What stands in a partition is always a prefix of what was sent to it: the client gives no single message up. With a
     time-out of its own for each message, as is its default, it drops those that waited longest during an outage, then
     delivers the younger ones behind them, and the partition has a hole that nobody can fill. So messages wait without
-    end there, and here it is measured whether any was confirmed lately.
+    end there, and here it is measured whether any was confirmed lately. After a failure nothing more is sent.
 
     Args:
         bootstrap_servers: where the cluster is.
@@ -175,12 +175,14 @@ class CheckedProducer:
             self.confirmed_bytes += len(message.value() or b"")
 
     def _refuse_failures(self) -> None:
+        waiting = self.sent - self.confirmed
+        if not self._failures and waiting and time.monotonic() - self._moved_s > self._timeout_s:
+            self._failures = [("all topics", -1, f"no answer for {self._timeout_s:g} s")] * waiting
         if self._failures:
             topic, partition, reason = self._failures[0]
-            raise DeliveryError(topic, partition, len(self._failures), reason)
-        waiting = self.sent - self.confirmed
-        if waiting and time.monotonic() - self._moved_s > self._timeout_s:
-            raise DeliveryError("all topics", -1, waiting, f"no answer for {self._timeout_s:g} s")
+            failed = len(self._failures)
+            self._producer.purge()  # what is queued would arrive beside what a successor sends again
+            raise DeliveryError(topic, partition, failed, reason)
 
 
 def consumer(bootstrap_servers: str, config: Mapping[str, Any] | None = None) -> Consumer:
