@@ -11,7 +11,7 @@ class Message:
 
     Attributes:
         topic, partition, offset: Kafka's coordinates.
-        timestamp_ms: Kafka's timestamp: engine time of the instrument after the message, ms.
+        timestamp_ms: Kafka's timestamp, ms: on derived topics engine time after the message, on the raw one the broker's.
         instrument: the key, decoded.
         value: the bytes; empty where the message has no rows.
         envelope: the headers.
