@@ -35,7 +35,8 @@ class Outgoing:
         instrument: the key.
         value: the bytes.
         envelope: the headers.
-        timestamp_ms: Kafka's timestamp.
+        timestamp_ms: Kafka's timestamp, ms: engine time of the instrument after the message; on the raw topic the
+            broker's time.
     """
 
     topic: str
