@@ -11,7 +11,7 @@ class Message:
 
     Attributes:
         topic, partition, offset: Kafka's coordinates.
-        timestamp_ms: Kafka's timestamp, ms: on derived topics engine time after the message, on the raw one the broker's.
+        timestamp_ms: Kafka's stamp, ms: engine time after the message; on the raw topic, the broker's own time.
         instrument: the key, decoded.
         value: the bytes; empty where the message has no rows.
         envelope: the headers.
