@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo bench peers test test-long evidence coverage style docs lock clean
+.PHONY: help setup browser demo bench peers test test-long chaos evidence coverage style docs lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -42,8 +42,11 @@ $(PEERS)/.ready: infra/peers/requirements.lock
 test: setup browser ## all tests but the long ones
 	@$(BIN)/python -m pytest -m "not long" $(ARGS)
 
-test-long: setup browser ## soak, chaos and large seed counts
+test-long: setup browser ## soak and large seed counts
 	@$(BIN)/python -m pytest -m long $(ARGS)
+
+chaos: setup ## every fault on a real broker, determinism, first starts; a table in docs/evidence; takes an hour
+	@$(BIN)/python -m tests.integration.chaos.course $(ARGS)
 
 evidence: setup ## 50,000 random examples of the engine against its oracle, logged in docs/evidence; takes long
 	@$(BIN)/python tests/property/evidence.py

@@ -59,11 +59,17 @@ class CutRule:
         return asdict(self)
 
 
-def rule_for_speed(speed: float) -> CutRule:
-    """The rule of a replay at `speed` market seconds per second; infinite means full speed."""
+def rule_for_speed(speed: float, records_max: int | None = None) -> CutRule:
+    """The rule of a replay at `speed` market seconds per second; infinite means full speed.
+
+    Args:
+        speed: see above.
+        records_max: records in a block at most; None for as many as a message may hold.
+    """
+    longest = records_max or RECORDS_PER_BLOCK_MAX
     if math.isinf(speed):
-        return CutRule()
-    return CutRule(span_ns=max(1, round(PACED_SPAN_NS * speed)))
+        return CutRule(longest)
+    return CutRule(longest, span_ns=max(1, round(PACED_SPAN_NS * speed)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,17 @@ def main() -> None:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is at the bottom of an error: Python wraps it where it strikes while a class is being made."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    """Whether Ctrl-C is at the bottom of an error: Python wraps it where it strikes while a class is being made.
+
+    A chain may be a ring: Faust raises what crashed a worker again as its own cause.
+    """
+    seen: list[BaseException] = []
+    while error is not None and not any(error is known for known in seen):
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
         error = error.__cause__
-    return error is not None
+    return False
 
 
 def _run() -> int:

@@ -139,7 +139,7 @@ def _nobody_works(settings: Settings, manifest: Manifest, line: str) -> Iterator
 
 
 def _announce(servers: str, manifest: Manifest, line: str, made: list[Handover]) -> None:
-    producer = CheckedProducer(servers)
+    producer = CheckedProducer(servers, timeout_s=TIMEOUT_S)
     for handover in made:
         cutover = handover.cutover
         name = f"{manifest.tape_id}/{line}/{handover.stage}/{handover.partition}/{cutover.seq}"
@@ -148,4 +148,4 @@ def _announce(servers: str, manifest: Manifest, line: str, made: list[Handover])
         value = encode_avro("cutover", record)
         envelope = Envelope(kind="data", schema="cutover", count=1, crc32=crc32(value))
         producer.send(Outgoing(RUNS.name(), 0, name, value, envelope))
-    producer.flush(TIMEOUT_S)
+    producer.flush()

@@ -12,6 +12,7 @@ from runtime.settings import Settings
 from runtime.tapes import Manifest as TapeManifest
 from runtime.tapes import TapeStore
 from schemas.bins import CELL_NS_DEFAULT
+from schemas.mbo import RECORDS_PER_BLOCK_MAX
 from schemas.names import is_name
 from schemas.units import PRICE_SCALE
 
@@ -32,6 +33,11 @@ ReadLine = Annotated[str | None, typer.Option("--line", help="line of the tape; 
 Tick = Annotated[str | None, typer.Option("--tick", help="tick size in currency; default: known or found")]
 Speed = Annotated[str, typer.Option("--speed", help="`max`, or a multiple of real time such as 1x or 50x")]
 Files = Annotated[list[Path], typer.Argument(help="DBN files of MBO records, .dbn or .dbn.zst")]
+Partitions = Annotated[int | None, typer.Option("--partitions", min=1, max=1024, help="of a new tape; default: 1")]
+BlockRecords = Annotated[
+    int | None,
+    typer.Option("--block-records", min=1, max=RECORDS_PER_BLOCK_MAX, help="of a raw message at most; default: 4096"),
+]
 File = Annotated[Path, typer.Argument(help="a DBN file, .dbn or .dbn.zst")]
 Manifest = Annotated[Path | None, typer.Option("--manifest", help="manifest.json that the files must match")]
 Replace = Annotated[bool, typer.Option("--replace", help="make the tape again if it exists; its old data is deleted")]

@@ -63,6 +63,8 @@ class RunRequest:
         speed: multiple of real time; infinite for full speed.
         replace: whether an existing tape may be made again.
         expected: what a manifest says of the files.
+        partitions: of a new tape; None for the setting's.
+        block_records: records of a raw message at most; None for as many as it may hold.
     """
 
     files: Sequence[Path]
@@ -72,6 +74,8 @@ class RunRequest:
     speed: float = MAX_SPEED
     replace: bool = False
     expected: Mapping[str, Expected] | None = None
+    partitions: int | None = None
+    block_records: int | None = None
 
 
 @dataclass(slots=True)
@@ -133,6 +137,7 @@ def prepare(request: RunRequest, settings: Settings, out: Output) -> Job:
     decision = decide(existing, tape, request.line, _sources(reports), identity, replace=request.replace)
     if existing is not None and decision is not Decision.REPLACE:
         _refuse_other_tick(existing, request.tick_px)
+        _refuse_other_shape(existing, request)
     return Job(request, reports, tape, existing, identity, decision)
 
 
@@ -242,11 +247,12 @@ def _sources(reports: Sequence[VerifyReport]) -> tuple[Source, ...]:
 
 def _plan_tape(job: Job, settings: Settings, out: Output) -> Manifest:
     """The manifest of a tape that does not exist yet."""
-    known, notices = instruments.resolve(job.reports, tick_px=job.request.tick_px, partitions=settings.partitions)
+    partitions = job.request.partitions or settings.partitions
+    known, notices = instruments.resolve(job.reports, tick_px=job.request.tick_px, partitions=partitions)
     for notice in notices:
         out.note(notice)
-    rule = rule_for_speed(job.request.speed).to_dict()
-    return new_tape(job.tape, partitions=settings.partitions, instruments=known, sources=job.sources, blocking=rule)
+    rule = rule_for_speed(job.request.speed, job.request.block_records).to_dict()
+    return new_tape(job.tape, partitions=partitions, instruments=known, sources=job.sources, blocking=rule)
 
 
 def _publish(job: Job, manifest: Manifest, servers: str, on_progress: Any) -> dbn_replay.ReplayResult:
@@ -306,4 +312,17 @@ def _refuse_other_tick(manifest: Manifest, tick_px: int | None) -> None:
             raise InputError(
                 f"tape {manifest.tape} was made with a tick of {instrument.tick_px / 1e9:g} for {name}",
                 remedy="leave --tick away, or make the tape again with --replace",
+            )
+
+
+def _refuse_other_shape(existing: Manifest, request: RunRequest) -> None:
+    """Partitions and block size are part of what a tape is; they are set when it is made."""
+    for option, wanted, has, what in (
+        ("--partitions", request.partitions, existing.partitions, "partitions"),
+        ("--block-records", request.block_records, existing.blocking.get("records_max"), "records in a block"),
+    ):
+        if wanted is not None and wanted != has:
+            raise InputError(
+                f"tape {existing.tape} was made with {has} {what}, not {wanted}",
+                remedy=f"leave {option} away, or make the tape again with --replace",
             )

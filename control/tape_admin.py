@@ -131,9 +131,9 @@ class TapeAdmin:
             },
         )
         envelope = Envelope("definition", "tape", count=1, crc32=crc32(value))
-        producer = CheckedProducer(self._servers)
+        producer = CheckedProducer(self._servers, timeout_s=TIMEOUT_S)
         producer.send(Outgoing(TAPES.name(), 0, manifest.tape, value, envelope))
-        producer.flush(TIMEOUT_S)
+        producer.flush()
 
 
 def _is_locked(path: Path) -> bool:

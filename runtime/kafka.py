@@ -23,8 +23,11 @@ from schemas.topics import MESSAGE_BYTES_MAX
 log = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT_S: Final = 120.0
-"""How long a message may wait for its acknowledgement. A broker restart after a kill takes 5 to 15 s; below that a
-restart would fail runs that could go on, far above it a dead broker looks like a slow one."""
+"""How long a producer waits while the broker confirms nothing. A broker restart after a kill takes 5 to 15 s; below
+that a restart would fail runs that could go on, far above it a dead broker looks like a slow one."""
+
+FLUSH_LOOK_S: Final = 1.0
+"""How often a flush that waits looks whether it has waited long enough."""
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """How long a metadata question may take. A loaded single-node broker answers within 2 s."""
@@ -48,6 +51,7 @@ _PASSING: Final = frozenset(
 _COMMON: Final[Mapping[str, Any]] = {
     "log_level": 2,  # 0..7 as in syslog: each failed connection attempt is level 3, 20 a second during an outage
     "socket.keepalive.enable": True,
+    "reconnect.backoff.max.ms": 1000,  # 10 s by default, waited in vain after the broker is back
 }
 
 
@@ -82,30 +86,41 @@ def ping(bootstrap_servers: str, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
 
 
 class CheckedProducer:
-    """An idempotent producer that never loses a message silently.
+    """An idempotent producer that never loses a message silently and never leaves one out.
+
+    What stands in a partition is always a prefix of what was sent to it: the client gives no single message up. With a
+    time-out of its own for each message, as is its default, it drops those that waited longest during an outage, then
+    delivers the younger ones behind them, and the partition has a hole that nobody can fill. So messages wait without
+    end there, and here it is measured whether any was confirmed lately. After a failure nothing more is sent.
 
     Args:
         bootstrap_servers: where the cluster is.
         config: additions to the client's configuration.
+        timeout_s: how long to wait while nothing is confirmed.
     """
 
-    def __init__(self, bootstrap_servers: str, config: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, bootstrap_servers: str, config: Mapping[str, Any] | None = None, timeout_s: float = DELIVERY_TIMEOUT_S
+    ) -> None:
         self._servers = bootstrap_servers
         self._producer = Producer(
             {
                 **_COMMON,
                 "bootstrap.servers": bootstrap_servers,
                 "enable.idempotence": True,
+                "enable.gapless.guarantee": True,  # a message that is refused ends the producer: none may follow it
                 "acks": "all",
                 "compression.type": "lz4",
                 "linger.ms": 2,
                 "message.max.bytes": MESSAGE_BYTES_MAX,
                 "queue.buffering.max.kbytes": 65_536,
-                "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+                "delivery.timeout.ms": 0,  # none
                 **(config or {}),
             }
         )
+        self._timeout_s = timeout_s
         self._failures: list[tuple[str, int, str]] = []
+        self._moved_s = 0.0
         self.sent = self.confirmed = 0
         self.confirmed_bytes = 0
 
@@ -113,37 +128,45 @@ class CheckedProducer:
         """Queue a message; waits while the queue is full.
 
         Raises:
-            DeliveryError: an earlier message failed.
+            DeliveryError: an earlier message failed, or nothing was confirmed for `timeout_s`.
         """
-        self._raise_failures()
+        self._refuse_failures()
+        if self.sent == self.confirmed:
+            self._moved_s = time.monotonic()
         self.sent += 1
-        while True:
-            try:
-                self._producer.produce(
-                    message.topic,
-                    value=message.value,
-                    key=message.instrument.encode(),
-                    partition=message.partition,
-                    timestamp=message.timestamp_ms,
-                    headers=[*message.envelope.to_headers()],
-                    on_delivery=self._on_delivery,
-                )
-            except BufferError:
-                self._producer.poll(0.1)
-            else:
-                self._producer.poll(0)
-                return
+        while not self._produce(message):
+            self._producer.poll(0.1)
+            self._refuse_failures()
+        self._producer.poll(0)
 
-    def flush(self, timeout_s: float = DELIVERY_TIMEOUT_S) -> None:
+    def flush(self) -> None:
         """Wait until every message is confirmed.
 
         Raises:
-            DeliveryError: one failed, or is still unconfirmed after `timeout_s`.
+            DeliveryError: one failed, or nothing was confirmed for `timeout_s`.
         """
-        left = self._producer.flush(timeout_s)
-        self._raise_failures()
-        if left or self.confirmed != self.sent:
-            raise DeliveryError("all topics", -1, self.sent - self.confirmed, f"no answer for {timeout_s:g} s")
+        while self.confirmed != self.sent:
+            self._producer.flush(min(FLUSH_LOOK_S, self._timeout_s))
+            self._refuse_failures()
+
+    def _produce(self, message: Outgoing) -> bool:
+        """Hand a message to the client; False while its queue is full."""
+        try:
+            self._producer.produce(
+                message.topic,
+                value=message.value,
+                key=message.instrument.encode(),
+                partition=message.partition,
+                timestamp=message.timestamp_ms,
+                headers=[*message.envelope.to_headers()],
+                on_delivery=self._on_delivery,
+            )
+        except BufferError:
+            return False
+        except KafkaException as error:
+            self._failures.append((message.topic, message.partition, error.args[0].str()))
+            self._refuse_failures()
+        return True
 
     def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
         """The highest (`seq`, `part`) anywhere on a partition; None if it is empty."""
@@ -154,13 +177,19 @@ class CheckedProducer:
         if error is not None:
             self._failures.append((message.topic(), message.partition(), error.str()))
         else:
+            self._moved_s = time.monotonic()
             self.confirmed += 1
             self.confirmed_bytes += len(message.value() or b"")
 
-    def _raise_failures(self) -> None:
+    def _refuse_failures(self) -> None:
+        waiting = self.sent - self.confirmed
+        if not self._failures and waiting and time.monotonic() - self._moved_s > self._timeout_s:
+            self._failures = [("all topics", -1, f"no answer for {self._timeout_s:g} s")] * waiting
         if self._failures:
             topic, partition, reason = self._failures[0]
-            raise DeliveryError(topic, partition, len(self._failures), reason)
+            failed = len(self._failures)
+            self._producer.purge()  # what is queued would arrive beside what a successor sends again
+            raise DeliveryError(topic, partition, failed, reason)
 
 
 def consumer(bootstrap_servers: str, config: Mapping[str, Any] | None = None) -> Consumer:

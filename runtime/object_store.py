@@ -20,7 +20,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import from_url
 
-from runtime.errors import InputError
+from runtime.errors import InputError, MissingServiceError
 
 REMOTE: Final = ("s3://", "gs://", "az://")
 """Schemes of stores that are reached over the network; everything else is a folder."""
@@ -49,6 +49,17 @@ class ObjectStore(Protocol):
         """Remove an object; nothing happens if there is none."""
 
 
+class FolderFullError(MissingServiceError, OSError):
+    """A folder took no more bytes: no room, or a fault of its disk. What it held is unharmed.
+
+    It is an `OSError` too, so whoever waits for a store to come back waits for this one.
+    """
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        self.folder, self.reason = folder, reason
+        super().__init__(f"{folder} takes no more data ({reason.lower()})", remedy="make room there; work then goes on")
+
+
 class LocalObjectStore:
     """Objects as files below a folder.
 
@@ -71,14 +82,22 @@ class LocalObjectStore:
         return path
 
     def put(self, name: str, data: bytes) -> None:
-        """Write or replace an object durably."""
+        """Write or replace an object durably.
+
+        Raises:
+            FolderFullError: there is no room.
+        """
         path = self.path(name)
         temporary = self._write_temporary(path, data)
         os.replace(temporary, path)
         _sync_folder(path.parent)
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Write an object durably unless it exists; whether it was written."""
+        """Write an object durably unless it exists; whether it was written.
+
+        Raises:
+            FolderFullError: there is no room.
+        """
         path = self.path(name)
         temporary = self._write_temporary(path, data)
         try:
@@ -119,8 +138,13 @@ class LocalObjectStore:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+        except OSError as error:
+            temporary.unlink(missing_ok=True)  # half a file on a full disk would only make it fuller
+            if error.filename is not None:  # it was not even opened, and the error says which
+                raise
+            raise FolderFullError(path.parent, error.strerror or "failed") from error
         except BaseException:
-            temporary.unlink(missing_ok=True)  # a full disk must not be filled with halves
+            temporary.unlink(missing_ok=True)
             raise
         return temporary
 

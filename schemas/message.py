@@ -11,7 +11,7 @@ class Message:
 
     Attributes:
         topic, partition, offset: Kafka's coordinates.
-        timestamp_ms: Kafka's timestamp: engine time of the instrument after the message, ms.
+        timestamp_ms: Kafka's stamp, ms: engine time after the message; on the raw topic, the broker's own time.
         instrument: the key, decoded.
         value: the bytes; empty where the message has no rows.
         envelope: the headers.
@@ -35,7 +35,8 @@ class Outgoing:
         instrument: the key.
         value: the bytes.
         envelope: the headers.
-        timestamp_ms: Kafka's timestamp.
+        timestamp_ms: Kafka's timestamp, ms: engine time of the instrument after the message; on the raw topic the
+            broker's time.
     """
 
     topic: str

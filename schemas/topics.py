@@ -20,7 +20,6 @@ _FOREVER: Final = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
     "message.timestamp.after.max.ms": str((1 << 63) - 1),
-    "message.timestamp.type": "CreateTime",
     "max.message.bytes": str(MESSAGE_BYTES_MAX),
 }
 
@@ -60,8 +59,15 @@ class TopicSpec:
         return f"{scope}{self.stream}.v{self.version}"
 
     def config(self) -> dict[str, str]:
-        """Topic configuration that the broker must show."""
-        return {**_FOREVER, "cleanup.policy": "compact"} if self.compacted else {**_FOREVER, "cleanup.policy": "delete"}
+        """Topic configuration that the broker must show.
+
+        The raw topic is stamped by the broker. When it loads a log after a crash, Kafka forgets producers whose last
+        stamp is a day old, and would store a message that is sent again twice; market time is older than that. What
+        stages write may come twice: it is numbered.
+        """
+        stamp = "LogAppendTime" if self.stream == "mbo" else "CreateTime"
+        policy = "compact" if self.compacted else "delete"
+        return {**_FOREVER, "message.timestamp.type": stamp, "cleanup.policy": policy}
 
 
 MBO: Final = TopicSpec(

@@ -35,6 +35,8 @@ def run(
     speed: options.Speed = "max",
     replace: options.Replace = False,
     manifest: options.Manifest = None,
+    partitions: options.Partitions = None,
+    block_records: options.BlockRecords = None,
     report: ReportFile = None,
     bootstrap_servers: options.Bootstrap = None,
     clickhouse_url: options.ClickHouse = None,
@@ -49,7 +51,8 @@ def run(
         data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
     )
     out = Output(as_json)
-    made = pipeline.run(_request(files, tape, line, tick, speed, replace, manifest), settings, out)
+    request = _request(files, tape, line, tick, speed, replace, manifest, partitions, block_records)
+    made = pipeline.run(request, settings, out)
     if report is not None:
         _write(report, made)
     out.result(made, lambda console: _show(console, made))
@@ -71,6 +74,8 @@ def replay(
     manifest: options.Manifest = None,
     certificate: Annotated[Path | None, typer.Option("--certificate", help="file that takes a certificate")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="until the stages, which `up` runs, have computed it")] = False,
+    partitions: options.Partitions = None,
+    block_records: options.BlockRecords = None,
     bootstrap_servers: options.Bootstrap = None,
     data: options.Data = None,
     as_json: options.Json = False,
@@ -82,7 +87,7 @@ def replay(
     from control import pipeline
 
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
-    request = _request(files, tape, line, tick, speed, replace, manifest)
+    request = _request(files, tape, line, tick, speed, replace, manifest, partitions, block_records)
     made = pipeline.replay(request, settings, out, wait=wait, certified=certificate is not None)
     if certificate is not None:
         _write(certificate, made["certificate"])
@@ -135,6 +140,8 @@ def _request(
     speed: str,
     replace: bool,
     manifest: Path | None,
+    partitions: int | None,
+    block_records: int | None,
 ) -> "RunRequest":
     from control import pipeline
 
@@ -147,6 +154,8 @@ def _request(
         speed=math.inf if factor is None else factor,
         replace=replace,
         expected=pipeline.load_expected(manifest),
+        partitions=partitions,
+        block_records=block_records,
     )
 
 

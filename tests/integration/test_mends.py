@@ -1,21 +1,28 @@
-"""The fault below Faust that our own seek is for, on a real broker: an offset of 0 is not sought.
+"""The faults below Faust that `streams.faust_consumer` mends, on a real broker: beside each, what happens without it.
 
-When these fail, the library is mended, and `Consumer.seek_to_committed` of `streams.faust_consumer` can go.
+When what the library does alone is right, it is mended, and our own method can go.
 """
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from confluent_kafka import Consumer as PlainConsumer
 from confluent_kafka import Producer
+from confluent_kafka import TopicPartition as Position
 from confluent_kafka.admin import NewTopic
 from faust.types import TP
 
 from runtime.kafka import admin
 from streams.faust_consumer import Consumer
+from tests.integration.conftest import ROOT
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 MESSAGES, AHEAD = 8, 5
 PLACE = TopicPartition("mends", 0)
@@ -92,3 +99,46 @@ def test_our_consumer_seeks_to_where_the_stage_goes_on(
     monkeypatch.setattr(Consumer, "start_at", {})
     value = asyncio.run(first_value(topic, f"mends-own-{start_at}", 0, start_at))
     assert value == b"%d" % start_at
+
+
+def app_reads(kafka: str, topic: str, whose: str, *more: str) -> dict[str, Any]:
+    """What a Faust app with our consumer, or the library's, tells of a topic; see `chaos.plain_app`."""
+    argv = [sys.executable, "-m", "tests.integration.chaos.plain_app", kafka, topic, f"{topic}-{whose}", whose, *more]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    told: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    return told
+
+
+def filled(kafka: str, topic: str, counts: list[int], size: int) -> None:
+    """A new topic with so many messages in each partition."""
+    client = admin(kafka)
+    for created in client.create_topics([NewTopic(topic, len(counts), 1)]).values():
+        created.result(20)
+    producer = Producer({"bootstrap.servers": kafka, "linger.ms": 50})
+    for number in range(max(counts)):
+        for partition in (p for p, count in enumerate(counts) if number < count):
+            producer.produce(topic, value=bytes(size), partition=partition)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+@pytest.mark.parametrize(("whose", "first", "seen"), [("theirs", 50, 50), ("ours", 0, 100)])
+def test_a_stage_that_lost_its_states_reads_everything_again(kafka: str, whose: str, first: int, seen: int) -> None:
+    """Half was committed, then 0 was, as a stage does whose checkpoints are gone: the library loses that half."""
+    topic = f"mends-back-{whose}"
+    filled(kafka, topic, [100] * 4, 1_000)
+    group = PlainConsumer({"bootstrap.servers": kafka, "group.id": f"{topic}-{whose}"})
+    group.commit(offsets=[Position(topic, p, 50) for p in range(4)], asynchronous=False)
+    group.close()
+    told = app_reads(kafka, topic, whose, "back to 0")
+    assert told["first"] == dict.fromkeys("0123", first)
+    assert told["seen"] == dict.fromkeys("0123", seen)
+
+
+@pytest.mark.parametrize(("counts", "wait"), [([400], "full"), ([800, 20], "drained")])
+def test_without_the_mend_a_busy_partition_waits_for_seconds(kafka: str, counts: list[int], wait: str) -> None:
+    """Buffers of 32 messages: a second of sleep while all are full, and of waiting for one that is drained."""
+    topic = f"mends-{wait}"
+    filled(kafka, topic, counts, 50_000)
+    assert app_reads(kafka, topic, "theirs")[wait] > 0, "the library is mended"
+    assert app_reads(kafka, topic, "ours")[wait] == 0

@@ -1,6 +1,7 @@
 """Objects, manifests, endpoints, codecs: what lies on disk and what travels."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,13 @@ from moto.server import ThreadedMotoServer
 from runtime import codec, object_store
 from runtime.endpoints import Endpoints
 from runtime.errors import InputError
-from runtime.object_store import LocalObjectStore, ObjectStore, RemoteObjectStore, object_store_at
+from runtime.object_store import (
+    FolderFullError,
+    LocalObjectStore,
+    ObjectStore,
+    RemoteObjectStore,
+    object_store_at,
+)
 from runtime.tapes import Alias, Instrument, Line, Source, TapeStore, manifest_from_json, new_tape
 from schemas import trades
 from schemas.columns import empty_table
@@ -118,15 +125,30 @@ def test_a_store_is_found_by_its_address(tmp_path: Path) -> None:
         object_store_at("s3://")
 
 
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    store.put("a/x", b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        for put in (store.put, store.put_new):
+            with pytest.raises(FolderFullError, match="takes no more data"):
+                put("a/x", bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.get("a/x") == b"old"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+
+
 def test_a_failed_put_leaves_the_old_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalObjectStore(tmp_path)
     store.put("x", b"old")
 
     def full(_: int) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "disk full")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FolderFullError, match="disk full"):
         store.put("x", b"new")
     assert store.get("x") == b"old"
     assert list(store.names()) == ["x"]
