@@ -1,9 +1,11 @@
-"""One execution of a bench: its options, the streams that its cases share, and the run through the cases."""
+"""One execution of a bench: its options, the streams and the broker that its cases share, the run through the cases."""
 
+import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from control.bench import oracle, synthetic
 from control.bench.calibration import NOISY_ABOVE, Calibration, slowdown
@@ -14,7 +16,9 @@ from control.output import Advance
 
 @dataclass
 class Session:
-    """Options of a bench, and streams already made.
+    """Options of a bench, streams already made, and, once a case asks for them, a folder and a broker of its own.
+
+    A context: leaving it stops the broker and deletes the folder.
 
     Attributes:
         runs: samples of each figure.
@@ -28,6 +32,30 @@ class Session:
     market_data: Path | None
     peers: Path
     _streams: dict[Shape, tuple[Stream, str]] = field(default_factory=dict)
+    _folder: Path | None = None
+    _servers: str = ""
+    _kept: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._kept.close()
+
+    def folder(self) -> Path:
+        """A temporary folder for everything that the cases write."""
+        if self._folder is None:
+            self._folder = Path(self._kept.enter_context(tempfile.TemporaryDirectory(prefix="barograph-bench-")))
+        return self._folder
+
+    def kafka(self) -> str:
+        """Bootstrap servers of the session's broker, started at the first call."""
+        if not self._servers:
+            from control.embedded.kafka import EmbeddedKafka
+
+            broker = self._kept.enter_context(EmbeddedKafka(self.folder() / "kafka"))
+            self._servers = broker.bootstrap_servers
+        return self._servers
 
     def stream(self, shape: Shape) -> tuple[Stream, str]:
         """The stream of a shape, and the digest that a slow book has after it."""
