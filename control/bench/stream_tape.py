@@ -219,7 +219,13 @@ class Progress:
 
 
 def follow(
-    servers: str, topic: str, wanted: int, worker: Child, *, begin: int = 1, on_growth: Callable[[], object] | None = None
+    servers: str,
+    topic: str,
+    wanted: int,
+    worker: Child,
+    *,
+    begin: int = 1,
+    on_growth: Callable[[], object] | None = None,
 ) -> Progress:
     """Look at the end of a topic until it holds `wanted` messages.
 

@@ -109,7 +109,7 @@ def stage(block: int) -> Callable[[Session], list[Row]]:
 
     def measure(session: Session) -> list[Row]:
         records = BLOCKS[block] // (_QUICK if session.quick else 1)
-        shape = Shape(records, levels=22, queue=455 if not session.quick else 40, per_bin=PER_BIN, churn=20_000)
+        shape = Shape(records, levels=22, queue=session.scaled(40, 455), per_bin=PER_BIN, churn=20_000)
         stream, digest = session.stream(shape)
         backlog = Backlog(session, name, stream, digest, block)
         truth = backlog.truth()
@@ -130,7 +130,9 @@ def stage(block: int) -> Callable[[Session], list[Row]]:
                 aim=Bound(">=", _AIMS[block]),
                 conditions=told,
             ),
-            Row(f"{name}_vs_loop", rate, "records/s wall", "confluent_loop", plain.per_second(records), conditions=told),
+            Row(
+                f"{name}_vs_loop", rate, "records/s wall", "confluent_loop", plain.per_second(records), conditions=told
+            ),
             Row(f"{name}_silence", silence, "s longest", gate=Bound("<=", SILENCE_MAX_S), conditions=told),
         ]
 
