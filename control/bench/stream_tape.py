@@ -41,7 +41,7 @@ from streams.run_id import run_id
 from streams.stages import STAGES
 
 LOOK_EVERY_S: Final = 0.005
-"""How often the end of a topic is looked at while a worker works: the error of a time. A look costs the broker 0.1 ms."""
+"""How often the end of a topic is looked at while a worker works: the error of a time. A look is one question."""
 
 PATIENCE_S: Final = 120.0
 """How long nothing may move on a topic that a worker should write to. Workers start within 15 s on a full machine."""
@@ -183,6 +183,14 @@ def child(command: Sequence[str], folder: Path, name: str) -> Child:
     return spawn(command, log_path=folder / "log" / f"{name}.log", name=f"the process {name}", env=_OWN, cwd=root)
 
 
+def lost(process: Child, reason: str) -> ChildFailedError:
+    """The error about a process that does not do its work, with the last line of its log, which goes with the folder."""
+    lines = process.log_path.read_text(errors="replace").strip().splitlines()
+    code = process.poll()
+    told = f"left with code {code}" if code is not None else reason
+    return ChildFailedError(process.name, f"{told} (last said: {lines[-1] if lines else 'nothing'})", process.log_path)
+
+
 def messages_of(stream: Stream, topic: str, block: int, *, ended: bool = True) -> tuple[list[Outgoing], int]:
     """A stream as raw messages: a definition, the opening in blocks of any length, the records in blocks, an `end`.
 
@@ -244,8 +252,8 @@ def follow(
     moved_s, last = time.monotonic(), 0
     with closing(consumer(servers)) as client:
         while last < wanted:
-            if (code := worker.poll()) is not None:
-                raise ChildFailedError(worker.name, f"left with code {code}", worker.log_path)
+            if worker.poll() is not None:
+                raise lost(worker, "left")
             _, high = watermarks(client, topic, 0)
             now_s = time.monotonic()
             if high > last:
@@ -255,7 +263,7 @@ def follow(
                 if on_growth is not None:
                     on_growth()
             elif now_s > moved_s + PATIENCE_S:
-                raise ChildFailedError(worker.name, f"wrote nothing for {PATIENCE_S:g} s", worker.log_path)
+                raise lost(worker, f"wrote nothing for {PATIENCE_S:g} s")
             time.sleep(LOOK_EVERY_S)
     times, counts = zip(*seen, strict=True)
     return Progress(np.array(times), np.array(counts))

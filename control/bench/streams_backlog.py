@@ -12,10 +12,9 @@ from control.bench.measure import Bound, Figure, Row
 from control.bench.oracle import WrongAnswerError
 from control.bench.session import Session
 from control.bench.stream_peers import Marks, loop
-from control.bench.stream_tape import BenchTape, Truth, child, follow, messages_of
+from control.bench.stream_tape import BenchTape, Truth, child, follow, lost, messages_of
 from control.bench.synthetic import Shape, Stream
 from runtime.codec import decode_rows, encode_rows
-from runtime.errors import ChildFailedError
 from runtime.kafka import CheckedProducer
 from schemas.message import Outgoing
 from schemas.topics import BINS, MBO
@@ -97,7 +96,7 @@ def noop_run(tape: BenchTape, begin: int, wanted: int) -> Marks:
     process = child((sys.executable, "-m", "control.bench.stream_peers", *words), tape.folder, report.stem)
     try:
         if process.wait(120.0) != 0:
-            raise ChildFailedError(process.name, f"left with code {process.poll()}", process.log_path)
+            raise lost(process, "did not finish")
         return Marks(**json.loads(report.read_bytes()))
     finally:
         process.terminate(0)

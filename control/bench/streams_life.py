@@ -13,11 +13,10 @@ from connectors import raw_messages
 from control.arrival import Arrival
 from control.bench.measure import Bound, Figure, Row, Skip
 from control.bench.session import Session
-from control.bench.stream_tape import LOOK_EVERY_S, NAME, PATIENCE_S, BenchTape, follow, messages_of
+from control.bench.stream_tape import LOOK_EVERY_S, NAME, PATIENCE_S, BenchTape, follow, lost, messages_of
 from control.bench.streams_backlog import noop_run
 from control.bench.streams_live import Due, in_background, live_blocks, offer
 from control.bench.synthetic import START_NS, Shape, Stream, make
-from runtime.errors import ChildFailedError
 from runtime.kafka import CheckedProducer, consumer, watermarks
 from runtime.lifeline import Child
 from schemas.message import Outgoing
@@ -127,7 +126,7 @@ def _grown(tape: BenchTape, line: str, worker: Child) -> float:
         until_s = time.monotonic() + PATIENCE_S
         while watermarks(client, topic, 0)[1] == before:
             if worker.poll() is not None or time.monotonic() > until_s:
-                raise ChildFailedError(worker.name, "does not work on", worker.log_path)
+                raise lost(worker, "does not work on")
             time.sleep(LOOK_EVERY_S)
     return time.monotonic()
 
@@ -138,7 +137,7 @@ def _wait_for(tape: BenchTape, line: str, wanted: int, worker: Child) -> None:
     with closing(Arrival(tape.servers, tape.manifest, line, tape.folder / "state")) as arrival:
         while arrival.computed(BINS) < wanted:
             if worker.poll() is not None or time.monotonic() > until_s:
-                raise ChildFailedError(worker.name, "does not finish", worker.log_path)
+                raise lost(worker, "does not finish")
             time.sleep(LOOK_EVERY_S)
 
 

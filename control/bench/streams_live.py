@@ -20,10 +20,9 @@ from connectors import raw_messages
 from connectors.dbn_stats import MAX_FUTURE_NS
 from control.bench.measure import Bound, Figure, Row
 from control.bench.session import Session
-from control.bench.stream_tape import NAME, PATIENCE_S, BenchTape, child, follow, messages_of
+from control.bench.stream_tape import NAME, PATIENCE_S, BenchTape, child, follow, lost, messages_of
 from control.bench.synthetic import Shape, Stream, make
 from engine.record_time import record_times
-from runtime.errors import ChildFailedError
 from runtime.kafka import CheckedProducer, consumer, to_message, watermarks
 from runtime.lifeline import Child
 from schemas.message import Outgoing
@@ -145,10 +144,12 @@ class Latencies:
                     now_s = time.monotonic()
                     if raw is None:
                         if now_s > patience_s or child.poll() is not None:
-                            raise ChildFailedError(child.name, "does not answer", child.log_path)
+                            raise lost(child, "does not answer")
                         continue
                     envelope = to_message(raw).envelope
-                    seq = envelope.seq if envelope.seq >= 0 else raw.offset()  # an echo has no place of its own
+                    seq = (
+                        envelope.seq if envelope.seq >= 0 else int(raw.offset() or 0)
+                    )  # an echo has no place of its own
                     if envelope.last and (end_ns := waiting.pop(seq, None)) is not None:
                         took.append((now_s - start_s) * 1e3 - (end_ns - base_ns) / NS_PER_MS)
         return np.array(took)
@@ -185,7 +186,7 @@ def tick_to_bin(session: Session) -> list[Row]:
         for cut in _segments(feed, turns):
             took.append((ours.run(feed[cut], base_ns, worker), base.run(same[cut], base_ns, peer)))
             base_ns = feed[cut.stop - 1].t_ns
-        sent = [*opening, *(due.message for due in feed)]
+        sent = [*opening, *(due.message for due in feed[: cut.stop])]
         follow(tape.servers, tape.output("books", line), len(sent), worker)
     finally:
         worker.terminate(0)
