@@ -205,6 +205,11 @@ class StageShell:
         self._in_thread, self._aside = in_thread, aside
         self._generation = 0
         self._owned: dict[int, Owned] = {}
+        labels = stage.name, manifest.tape  # looked up once: a look-up costs more than an increment
+        self._records, self._repeats = STAGE_RECORDS.labels(*labels), STAGE_REPEATS.labels(*labels)
+        self._seconds = STAGE_SECONDS.labels(stage.name)
+        outputs = [output.topic.name(manifest.tape, line) for output in stage.outputs.values()]
+        self._rows = {topic: STAGE_ROWS.labels(stage.name, topic) for topic in outputs}
 
     # -- what the deliverer calls ------------------------------------------------------------------------------------
 
@@ -390,20 +395,20 @@ class StageShell:
             started_s: when work on it began.
             repeat_of_whole: of a repeat: whether the root before it was complete; else None.
         """
-        stage, tape, now_s = self.stage.name, self.manifest.tape, self._clock.monotonic_s()
+        now_s = self._clock.monotonic_s()
         owned.held.append(delivery)
         owned.hole = None
         owned.taken, owned.timestamp_ms, owned.moved_s = delivery.offset, message.timestamp_ms, now_s
         if repeat_of_whole is not None:
             owned.whole = repeat_of_whole
-            STAGE_REPEATS.labels(stage, tape).inc()
+            self._repeats.inc()
         else:
             owned.whole = message.envelope.last
-            STAGE_SECONDS.labels(stage).observe(now_s - started_s)
-            STAGE_RECORDS.labels(stage, tape).inc(message.envelope.count)
+            self._seconds.observe(now_s - started_s)
+            self._records.inc(message.envelope.count)
         if owned.whole:
             owned.offset, owned.seq = max(owned.offset, delivery.offset), owned.state.sequence.next_seq - 1
-            STAGE_SEQ.labels(stage, tape, str(owned.partition)).set(owned.seq)
+            STAGE_SEQ.labels(self.stage.name, self.manifest.tape, str(owned.partition)).set(owned.seq)
 
     async def _apply(self, owned: Owned, message: Message, unreadable: str, original: Original) -> Outbox | None:
         """The outputs of a message, applied or skipped; None for a repeat."""
@@ -497,7 +502,7 @@ class StageShell:
     def _send(self, outbox: Outbox) -> None:
         for message in outbox:
             self._producer.send(message)
-            STAGE_ROWS.labels(self.stage.name, message.topic).inc(message.envelope.count)
+            self._rows[message.topic].inc(message.envelope.count)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
