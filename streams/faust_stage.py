@@ -89,7 +89,8 @@ def attach(app: faust.App, shell: StageShell) -> None:
 
 def _waiting(app: faust.App, stream: Any) -> list[Delivery]:
     """The messages buffered behind the one that a stream just gave, as the stream itself would take them."""
-    queue, found = stream.channel.queue, []
+    queue = stream.channel.queue
+    found: list[Delivery] = []
     while len(found) < TOGETHER_MAX - 1 and not queue.empty():
         message = queue.get_nowait().message
         app.consumer.track_message(message)

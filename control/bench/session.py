@@ -2,16 +2,20 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from control.bench import oracle, synthetic
 from control.bench.calibration import NOISY_ABOVE, Calibration, slowdown
 from control.bench.measure import Figure, Row, Skip, Timed, interleave
 from control.bench.synthetic import Shape, Stream
 from control.output import Advance
+
+TOGETHER: Final = 3
+"""Cases of a quick bench that run side by side: enough for two cores, while processes start and wait."""
 
 
 @dataclass
@@ -41,6 +45,10 @@ class Session:
 
     def __exit__(self, *_exception: object) -> None:
         self._kept.close()
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Call something when the session ends, before what it keeps is gone."""
+        self._kept.callback(call)
 
     def folder(self) -> Path:
         """A temporary folder for everything that the cases write."""
@@ -82,11 +90,13 @@ class Case:
         name: what `--row` may call all of them.
         rows: their names, so that each is told as skipped if it cannot be measured.
         measure: measures them.
+        alone: whether it has the machine for itself also in a quick bench, whose figures nobody judges.
     """
 
     name: str
     rows: tuple[str, ...]
     measure: Callable[[Session], list[Row]]
+    alone: bool = True
 
     def wanted(self, names: Sequence[str]) -> bool:
         """Whether one of the names means this case or one of its rows; no names mean every case."""
@@ -122,10 +132,11 @@ def run(cases: Sequence[Case], session: Session, advance: Advance) -> Outcome:
     """
     out = Outcome()
     out.calibration.sample()
+    crowd = _begin_together([case for case in cases if session.quick and not case.alone], session)
     for number, case in enumerate(cases):
         advance(number, len(cases))
         try:
-            rows = case.measure(session)
+            rows = crowd[case.name].result() if case.name in crowd else case.measure(session)
         except Skip as skip:
             out.skipped += [{"row": row, "reason": skip.reason} for row in case.rows]
             continue
@@ -136,3 +147,15 @@ def run(cases: Sequence[Case], session: Session, advance: Advance) -> Outcome:
         out.skipped += [{"row": row, "reason": "not measured"} for row in case.rows if row not in measured]
     advance(len(cases), len(cases))
     return out
+
+
+def _begin_together(cases: Sequence[Case], session: Session) -> dict[str, "Future[list[Row]]"]:
+    """Start cases side by side: most of a quick one is to wait for processes to start."""
+    if not cases:
+        return {}
+    session.kafka()
+    pool = ThreadPoolExecutor(TOGETHER)
+    begun = {case.name: pool.submit(case.measure, session) for case in cases}
+    pool.shutdown(wait=False)
+    session.at_end(lambda: pool.shutdown(cancel_futures=True))
+    return begun

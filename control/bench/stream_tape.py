@@ -17,6 +17,7 @@ import numpy as np
 
 from connectors import raw_messages
 from connectors.dbn_stats import MAX_FUTURE_NS
+from control.arrival import Arrival
 from control.bench.oracle import WrongAnswerError
 from control.bench.session import Session
 from control.bench.synthetic import Stream
@@ -119,6 +120,20 @@ class BenchTape:
         place = ("--tape", self.manifest.tape, "--line", line, "--bootstrap-servers", self.servers)
         return child(argv("stage", *stages, *place, settings=settings), self.folder, f"stage-{line}")
 
+    def settle(self, line: str, stages: Sequence[str], wanted: int, worker: Child) -> None:
+        """Wait until all outputs of `wanted` raw messages are on a line, however many came twice.
+
+        Raises:
+            ChildFailedError: the worker left, or does not finish within `PATIENCE_S`.
+        """
+        specs = [output.topic for name in stages for output in STAGES[name](self.config).outputs.values()]
+        until_s = time.monotonic() + PATIENCE_S
+        with closing(Arrival(self.servers, self.manifest, line, self.folder / "state")) as arrival:
+            while min(arrival.computed(spec) for spec in specs) < wanted:
+                if worker.poll() is not None or time.monotonic() > until_s:
+                    raise lost(worker, "does not finish")
+                time.sleep(LOOK_EVERY_S)
+
     def truth(self, raw: Iterable[Outgoing], names: Sequence[str], *, keep: bool = False) -> Truth:
         """What stages make of raw messages, computed here; stages in the order of `STAGES`."""
         first = STAGES[names[0]](self.config)
@@ -184,7 +199,7 @@ def child(command: Sequence[str], folder: Path, name: str) -> Child:
 
 
 def lost(process: Child, reason: str) -> ChildFailedError:
-    """The error about a process that does not do its work, with the last line of its log, which goes with the folder."""
+    """The error about a process that does not do its work, with the last line of its log: the folder will be gone."""
     lines = process.log_path.read_text(errors="replace").strip().splitlines()
     code = process.poll()
     told = f"left with code {code}" if code is not None else reason

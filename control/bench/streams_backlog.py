@@ -67,6 +67,7 @@ class Backlog:
             progress = follow(
                 self.tape.servers, self.tape.output("books", line), len(truth.records), worker, begin=begin
             )
+            self.tape.settle(line, ["books"], len(self.raw), worker)
         finally:
             worker.terminate(0)
         self.tape.check(self.row, line, truth, self.digest)

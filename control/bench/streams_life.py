@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from connectors import raw_messages
-from control.arrival import Arrival
 from control.bench.measure import Bound, Figure, Row, Skip
 from control.bench.session import Session
 from control.bench.stream_tape import LOOK_EVERY_S, NAME, PATIENCE_S, BenchTape, follow, lost, messages_of
@@ -20,7 +19,6 @@ from control.bench.synthetic import START_NS, Shape, Stream, make
 from runtime.kafka import CheckedProducer, consumer, watermarks
 from runtime.lifeline import Child
 from schemas.message import Outgoing
-from schemas.topics import BINS
 from schemas.units import NS_PER_MS, NS_PER_SECOND
 from streams.stages import STAGES
 
@@ -77,8 +75,8 @@ class Load:
 
 def resume_after_kill(session: Session) -> list[Row]:
     """From `kill -9` of a worker under load to the first new message on the bins topic, started again at once."""
-    kills = session.scaled(2, max(KILLS, session.runs))
-    shape = Shape(session.scaled(60, _LOAD_S) * LOAD_BLOCKS * 64, levels=22, queue=40, per_bin=640, churn=20_000)
+    kills = session.scaled(1, max(KILLS, session.runs))
+    shape = Shape(session.scaled(30, _LOAD_S) * LOAD_BLOCKS * 64, levels=22, queue=40, per_bin=640, churn=20_000)
     stream = make(shape)
     tape = BenchTape(session, "kills", stream.tick_px)
     raw, begin = messages_of(stream, tape.topic, 64, ended=False)
@@ -100,7 +98,7 @@ def resume_after_kill(session: Session) -> list[Row]:
                     begun_s = time.monotonic()
                     bare.append(noop_run(tape, 0, 1).first_s - begun_s)
         sent = raw[: begin + load.sent]
-        _wait_for(tape, line, len(sent), worker)
+        tape.settle(line, ["books"], len(sent), worker)
     finally:
         worker.terminate(0)
     tape.check("resume_after_kill", line, tape.truth(sent, ["books"]))
@@ -131,16 +129,6 @@ def _grown(tape: BenchTape, line: str, worker: Child) -> float:
     return time.monotonic()
 
 
-def _wait_for(tape: BenchTape, line: str, wanted: int, worker: Child) -> None:
-    """Wait until every stage's outputs of `wanted` raw messages are there, however many came twice."""
-    until_s = time.monotonic() + PATIENCE_S
-    with closing(Arrival(tape.servers, tape.manifest, line, tape.folder / "state")) as arrival:
-        while arrival.computed(BINS) < wanted:
-            if worker.poll() is not None or time.monotonic() > until_s:
-                raise lost(worker, "does not finish")
-            time.sleep(LOOK_EVERY_S)
-
-
 QUIET: Final = 20
 """Quiet instruments, each with a clock message every `CLOCK_NS`."""
 CLOCK_NS: Final = 500 * NS_PER_MS
@@ -149,7 +137,7 @@ _BUSY_RATE: Final = 76_000
 
 def idle_cost(session: Session) -> list[Row]:
     """Cores that a worker with every stage takes: one busy instrument, 20 quiet ones whose clocks tick."""
-    seconds = session.scaled(2, 10)
+    seconds = session.scaled(1, 10)
     turns = session.runs
     shape = Shape(turns * seconds * _BUSY_RATE, levels=22, queue=455, per_bin=7_600, churn=20_000)
     stream = make(shape)
@@ -173,7 +161,7 @@ def idle_cost(session: Session) -> list[Row]:
             cores.append((_cpu_s(worker.pid) - spent_s) / (time.monotonic() - begin_s))
             base_ns = until_ns
         sent = [*opening, *(due.message for due in feed if due.t_ns < base_ns)]
-        _wait_for(tape, line, len(sent), worker)
+        tape.settle(line, list(STAGES), len(sent), worker)
     finally:
         worker.terminate(0)
     tape.check("idle_cost", line, tape.truth(sent, list(STAGES)))

@@ -157,7 +157,7 @@ class Latencies:
 
 def tick_to_bin(session: Session) -> list[Row]:
     """From the end of a bin to its message in a consumer, beside an echo of the same blocks by confluent-kafka."""
-    seconds = session.scaled(2, 6)
+    seconds = session.scaled(1, 6)
     turns = session.runs + (not session.quick)
     per_bin = RATE * CELL_NS // NS_PER_SECOND
     shape = Shape(turns * seconds * RATE, levels=22, queue=40, per_bin=per_bin, cell_ns=CELL_NS, churn=20_000)
@@ -187,7 +187,7 @@ def tick_to_bin(session: Session) -> list[Row]:
             took.append((ours.run(feed[cut], base_ns, worker), base.run(same[cut], base_ns, peer)))
             base_ns = feed[cut.stop - 1].t_ns
         sent = [*opening, *(due.message for due in feed[: cut.stop])]
-        follow(tape.servers, tape.output("books", line), len(sent), worker)
+        tape.settle(line, ["books"], len(sent), worker)
     finally:
         worker.terminate(0)
         peer.terminate(0)
