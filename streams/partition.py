@@ -66,12 +66,16 @@ class PartCutter:
     part: int = 0
     _waiting: list[Table] = field(default_factory=list)
     _rows: int = 0
+    _size: int = 0
+
+    def __post_init__(self) -> None:
+        self._size = rows_per_part(self.columns)
 
     def add(self, table: Table) -> list[tuple[int, bytes, int]]:
         """Take rows; returns the full parts that are certain not to be the last: (part, value, rows)."""
         self._waiting.append(table)
         self._rows += table_rows(table)
-        size, out = rows_per_part(self.columns), []
+        size, out = self._size, []
         if self._rows > size:
             joined = concat_tables(self._waiting, self.columns)
             start = 0
@@ -84,7 +88,7 @@ class PartCutter:
 
     def close(self) -> tuple[int, bytes, int]:
         """The final part of a root message: the rest of the rows, or none, so that the root is seen to end."""
-        rest = self._encode(concat_tables(self._waiting, self.columns))
+        rest = self._encode(concat_tables(self._waiting, self.columns) if self._rows else {})
         self._waiting, self._rows, self.part = [], 0, 0
         return rest
 

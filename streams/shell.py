@@ -9,11 +9,12 @@ The shell knows no Kafka client. Whoever delivers messages (`streams.faust_stage
 tests) calls four methods and offers an `Input`:
 
     assigned(partitions)   load the newest states; gives the offsets to start at
-    take(delivery)         one message, in order within its partition
+    take(delivery, ...)    messages of one partition, in order
     tick()                 now and then: quiet partitions, holes that stay
     leaving()              partitions go away, or the worker stops in order
 
-Work on a state runs in a thread (numba releases the interpreter lock), so heartbeats never wait.
+Work on a state runs in a thread (numba releases the interpreter lock), so heartbeats never wait. Going there and back
+costs as much as a small message, so a thread takes all messages that wait, and meanwhile the client fetches the next.
 """
 
 import asyncio
@@ -204,6 +205,11 @@ class StageShell:
         self._in_thread, self._aside = in_thread, aside
         self._generation = 0
         self._owned: dict[int, Owned] = {}
+        labels = stage.name, manifest.tape  # looked up once: a look-up costs more than an increment
+        self._records, self._repeats = STAGE_RECORDS.labels(*labels), STAGE_REPEATS.labels(*labels)
+        self._seconds = STAGE_SECONDS.labels(stage.name)
+        outputs = [output.topic.name(manifest.tape, line) for output in stage.outputs.values()]
+        self._rows = {topic: STAGE_ROWS.labels(stage.name, topic) for topic in outputs}
 
     # -- what the deliverer calls ------------------------------------------------------------------------------------
 
@@ -229,19 +235,27 @@ class StageShell:
         log.info("%s owns %s", self.stage.name, starts)
         return starts
 
-    async def take(self, delivery: Delivery) -> None:
-        """One message; messages of a partition come one at a time and in order.
+    async def take(self, *deliveries: Delivery) -> None:
+        """Messages of one partition, in order; whoever gives more of them waits until these are done.
 
         Raises:
-            BarographError: it cannot be applied or skipped; the process must leave.
+            BarographError: one cannot be applied or skipped; the process must leave.
             Exception: whatever the reducer fails with; the process must leave.
         """
-        owned = self._owned.get(delivery.partition)
+        owned = self._owned.get(deliveries[0].partition)
         if owned is None:
             return
         async with owned.lock:
-            if owned.generation == self._generation:
-                await self._take(owned, delivery)
+            while deliveries and owned.generation == self._generation:
+                done = 0
+                if owned.attempts is not None and not owned.known.careful:
+                    done = await self._in_thread(self._take_plain, owned, deliveries)
+                if done < len(deliveries):
+                    await self._take(owned, deliveries[done])
+                    done += 1
+                deliveries = deliveries[done:]
+                if owned.whole and (self._clock.monotonic_s() >= owned.due_s or owned.known.careful):
+                    await self.checkpoint(owned)
 
     async def tick(self) -> None:
         """A quiet partition gets its checkpoint too, and a hole that stays is refused."""
@@ -328,35 +342,73 @@ class StageShell:
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
+    def _take_plain(self, owned: Owned, deliveries: Sequence[Delivery]) -> int:
+        """In the thread: messages as long as there is nothing special about them; how many were done."""
+        for done, delivery in enumerate(deliveries):
+            message, unreadable = read(delivery)
+            place = owned.state.place_of(message)
+            if unreadable or place in owned.skips or owned.known.verdict(place):
+                return done
+            started_s, whole = self._clock.monotonic_s(), owned.whole
+            owned.whole = False  # until its outputs are sent: a state that broke in the middle must never be stored
+            try:
+                outbox = owned.state.take(message)
+            except (BrokenMessageError, HoleError):  # nothing has changed
+                owned.whole = whole
+                return done
+            except (BarographError, OSError):
+                raise
+            except Exception as error:
+                self._note_failure(owned, place, error)
+                raise
+            if outbox is not None:
+                self._send(outbox)
+            delivery.value = None
+            self._taken(owned, delivery, message, started_s, whole if outbox is None else None)
+        return len(deliveries)
+
     async def _take(self, owned: Owned, delivery: Delivery) -> None:
+        """One message, whatever there is about it."""
         message, unreadable = read(delivery)
         original = Original(delivery.key or b"", tuple(delivery.headers or ()))
         delivery.value = None  # held until the checkpoint: without this every block since then stays in memory
         started_s, whole = self._clock.monotonic_s(), owned.whole
-        owned.whole = False  # until its outputs are sent: a state that broke in the middle must never be stored
+        owned.whole = False
         try:
             outbox = await self._apply(owned, message, unreadable, original)
         except HoleError as hole:
             self._forgive(owned, hole)
             owned.whole = whole
             return
+        if outbox is not None:
+            await self._in_thread(self._send, outbox)
+        self._taken(owned, delivery, message, started_s, whole if outbox is None else None)
+
+    def _taken(
+        self, owned: Owned, delivery: Delivery, message: Message, started_s: float, repeat_of_whole: bool | None
+    ) -> None:
+        """Note that a message has had its effect, and its outputs are sent.
+
+        Args:
+            owned: its partition.
+            delivery, message: the message.
+            started_s: when work on it began.
+            repeat_of_whole: of a repeat: whether the root before it was complete; else None.
+        """
+        now_s = self._clock.monotonic_s()
         owned.held.append(delivery)
         owned.hole = None
-        owned.taken = delivery.offset
-        owned.timestamp_ms, owned.moved_s = message.timestamp_ms, self._clock.monotonic_s()
-        if outbox is None:
-            owned.whole = whole
-            STAGE_REPEATS.labels(self.stage.name, self.manifest.tape).inc()
+        owned.taken, owned.timestamp_ms, owned.moved_s = delivery.offset, message.timestamp_ms, now_s
+        if repeat_of_whole is not None:
+            owned.whole = repeat_of_whole
+            self._repeats.inc()
         else:
-            await self._in_thread(self._send, outbox)
-            STAGE_SECONDS.labels(self.stage.name).observe(self._clock.monotonic_s() - started_s)
-            STAGE_RECORDS.labels(self.stage.name, self.manifest.tape).inc(message.envelope.count)
             owned.whole = message.envelope.last
+            self._seconds.observe(now_s - started_s)
+            self._records.inc(message.envelope.count)
         if owned.whole:
             owned.offset, owned.seq = max(owned.offset, delivery.offset), owned.state.sequence.next_seq - 1
             STAGE_SEQ.labels(self.stage.name, self.manifest.tape, str(owned.partition)).set(owned.seq)
-            if self._clock.monotonic_s() >= owned.due_s or owned.known.careful:
-                await self.checkpoint(owned)
 
     async def _apply(self, owned: Owned, message: Message, unreadable: str, original: Original) -> Outbox | None:
         """The outputs of a message, applied or skipped; None for a repeat."""
@@ -377,7 +429,7 @@ class StageShell:
             except (BarographError, OSError):  # a hole, a conflict, a full disk: not this message's fault
                 raise
             except Exception as error:
-                await self._note_failure(owned, place, error)
+                await self._in_thread(self._note_failure, owned, place, error)
                 raise
         for letter in letters(skip, message, original, self.stage.name, owned.state.place):
             self._producer.send(letter)
@@ -433,10 +485,10 @@ class StageShell:
         except OSError as error:  # a full disk must not stop what needs none
             log.warning("%s cannot note its attempts: %s", self.stage.name, error)
 
-    async def _note_failure(self, owned: Owned, place: Place, error: Exception) -> None:
-        attempts = owned.attempts or owned.known
-        failed = attempts.failed(place, type(error).__name__, traceback.format_exc())
-        await self._in_thread(owned.poison.note, failed)
+    def _note_failure(self, owned: Owned, place: Place, error: Exception) -> None:
+        """In the thread: write down that the reducer failed, and how."""
+        attempts, trace = owned.attempts or owned.known, "".join(traceback.format_exception(error))
+        owned.poison.note(attempts.failed(place, type(error).__name__, trace))
         owned.attempts = None  # it leaves, and that is neither a death nor an orderly end
 
     def _forgive(self, owned: Owned, hole: HoleError) -> None:
@@ -450,7 +502,7 @@ class StageShell:
     def _send(self, outbox: Outbox) -> None:
         for message in outbox:
             self._producer.send(message)
-            STAGE_ROWS.labels(self.stage.name, message.topic).inc(message.envelope.count)
+            self._rows[message.topic].inc(message.envelope.count)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,23 @@ def _engine() -> tuple[Case, ...]:
     return CASES
 
 
-BENCHES: Final[dict[str, Callable[[], tuple[Case, ...]]]] = {"engine": _engine}
+def _streams() -> tuple[Case, ...]:
+    from control.bench.streams_bench import CASES
+
+    return CASES
+
+
+def _replay() -> tuple[Case, ...]:
+    from control.bench.replay_bench import CASES
+
+    return CASES
+
+
+BENCHES: Final[dict[str, Callable[[], tuple[Case, ...]]]] = {
+    "engine": _engine,
+    "streams": _streams,
+    "replay": _replay,
+}
 """Cases of each bench, imported only when it is run: they bring kernels with them."""
 
 
@@ -27,7 +43,7 @@ def measure(name: str, rows: Sequence[str], session: Session, advance: Advance) 
         WrongAnswerError: what was measured computed something wrong.
     """
     if name not in BENCHES:
-        raise UsageError(f"bench {name} is not known", remedy=f"use {' or '.join(BENCHES)}")
+        raise UsageError(f"bench {name} is not known", remedy=f"use {', '.join(BENCHES)}")
     cases = BENCHES[name]()
     known = {one for case in cases for one in (case.name, *case.rows)}
     if strange := [row for row in rows if row not in known]:

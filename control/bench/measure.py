@@ -77,7 +77,7 @@ class Row:
         baseline: name of what was measured in turns with it; empty if nothing was.
         baseline_figure: its figure.
         inverse: the ratio is baseline / value ("so many times faster" of a time) and not value / baseline.
-        gate: what the ratio must reach.
+        gate: what the ratio must reach; without a baseline, what the value must.
         aim: what the value should reach on a quiet reference machine.
         conditions: everything one needs to know to measure it again.
     """
@@ -104,6 +104,7 @@ class Row:
     def document(self, judged: bool) -> dict[str, Any]:
         """The row for programs; `gate_met` and `aim_met` are None where there is none, and bind only if `judged`."""
         ratio, base = self.ratio, self.baseline_figure
+        gated = self.figure.value if base is None else ratio
         return {
             "row": self.row,
             "value": _short(self.figure.value),
@@ -118,7 +119,7 @@ class Row:
             "ratio": _short(ratio) if ratio is not None else None,
             "ratio_of": None if base is None else "baseline / value" if self.inverse else "value / baseline",
             "gate": asdict(self.gate) if self.gate else None,
-            "gate_met": self.gate.met(ratio) if self.gate and ratio is not None else None,
+            "gate_met": self.gate.met(gated) if self.gate and gated is not None else None,
             "aim": asdict(self.aim) if self.aim else None,
             "aim_met": self.aim.met(self.figure.value) if self.aim else None,
             "judged": judged,

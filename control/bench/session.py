@@ -1,9 +1,12 @@
-"""One execution of a bench: its options, the streams that its cases share, and the run through the cases."""
+"""One execution of a bench: its options, the streams and the broker that its cases share, the run through the cases."""
 
+import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
 from control.bench import oracle, synthetic
 from control.bench.calibration import NOISY_ABOVE, Calibration, slowdown
@@ -11,10 +14,15 @@ from control.bench.measure import Figure, Row, Skip, Timed, interleave
 from control.bench.synthetic import Shape, Stream
 from control.output import Advance
 
+TOGETHER: Final = 3
+"""Cases of a quick bench that run side by side: enough for two cores, while processes start and wait."""
+
 
 @dataclass
 class Session:
-    """Options of a bench, and streams already made.
+    """Options of a bench, streams already made, and, once a case asks for them, a folder and a broker of its own.
+
+    A context: leaving it stops the broker and deletes the folder.
 
     Attributes:
         runs: samples of each figure.
@@ -28,6 +36,34 @@ class Session:
     market_data: Path | None
     peers: Path
     _streams: dict[Shape, tuple[Stream, str]] = field(default_factory=dict)
+    _folder: Path | None = None
+    _servers: str = ""
+    _kept: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._kept.close()
+
+    def at_end(self, call: Callable[[], object]) -> None:
+        """Call something when the session ends, before what it keeps is gone."""
+        self._kept.callback(call)
+
+    def folder(self) -> Path:
+        """A temporary folder for everything that the cases write."""
+        if self._folder is None:
+            self._folder = Path(self._kept.enter_context(tempfile.TemporaryDirectory(prefix="barograph-bench-")))
+        return self._folder
+
+    def kafka(self) -> str:
+        """Bootstrap servers of the session's broker, started at the first call."""
+        if not self._servers:
+            from control.embedded.kafka import EmbeddedKafka
+
+            broker = self._kept.enter_context(EmbeddedKafka(self.folder() / "kafka"))
+            self._servers = broker.bootstrap_servers
+        return self._servers
 
     def stream(self, shape: Shape) -> tuple[Stream, str]:
         """The stream of a shape, and the digest that a slow book has after it."""
@@ -54,11 +90,13 @@ class Case:
         name: what `--row` may call all of them.
         rows: their names, so that each is told as skipped if it cannot be measured.
         measure: measures them.
+        alone: whether it has the machine for itself also in a quick bench, whose figures nobody judges.
     """
 
     name: str
     rows: tuple[str, ...]
     measure: Callable[[Session], list[Row]]
+    alone: bool = True
 
     def wanted(self, names: Sequence[str]) -> bool:
         """Whether one of the names means this case or one of its rows; no names mean every case."""
@@ -94,10 +132,11 @@ def run(cases: Sequence[Case], session: Session, advance: Advance) -> Outcome:
     """
     out = Outcome()
     out.calibration.sample()
+    crowd = _begin_together([case for case in cases if session.quick and not case.alone], session)
     for number, case in enumerate(cases):
         advance(number, len(cases))
         try:
-            rows = case.measure(session)
+            rows = crowd[case.name].result() if case.name in crowd else case.measure(session)
         except Skip as skip:
             out.skipped += [{"row": row, "reason": skip.reason} for row in case.rows]
             continue
@@ -108,3 +147,15 @@ def run(cases: Sequence[Case], session: Session, advance: Advance) -> Outcome:
         out.skipped += [{"row": row, "reason": "not measured"} for row in case.rows if row not in measured]
     advance(len(cases), len(cases))
     return out
+
+
+def _begin_together(cases: Sequence[Case], session: Session) -> dict[str, "Future[list[Row]]"]:
+    """Start cases side by side: most of a quick one is to wait for processes to start."""
+    if not cases:
+        return {}
+    session.kafka()
+    pool = ThreadPoolExecutor(TOGETHER)
+    begun = {case.name: pool.submit(case.measure, session) for case in cases}
+    pool.shutdown(wait=False)
+    session.at_end(lambda: pool.shutdown(cancel_futures=True))
+    return begun

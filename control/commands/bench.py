@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="which bench: engine")],
+    name: Annotated[str, typer.Argument(help="which bench: engine, streams, replay")],
     row: Annotated[list[str] | None, typer.Option("--row", help="only these rows, by name or group")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small and unjudged, to see that it runs")] = False,
     runs: Annotated[int | None, typer.Option("--runs", min=1, help="samples of each figure [default: 7]")] = None,
@@ -52,7 +52,7 @@ def bench(
     )
     wanted = [one for given in row or [] for one in given.split(",") if one]
     out = Output(as_json)
-    with out.bar(f"bench {name}", "cases") as advance:
+    with session, out.bar(f"bench {name}", "cases") as advance:
         result = catalogue.measure(name, wanted, session, advance)
     out.result(result, lambda console: report.show(console, result))
     if missed := [r["row"] for r in result["rows"] if r["judged"] and r["gate_met"] is False]:

@@ -78,7 +78,7 @@ def test_a_grid_file_is_measured_beside_its_rows_alone(data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (("nothing",), "bench nothing is not known; use engine"),
+        (("nothing",), "bench nothing is not known; use engine, streams, replay"),
         (("engine", "--row", "book_l4"), "bench engine has no row book_l4"),
         (("engine", "--quick", "--runs", "3"), "exclude each other"),
     ],

@@ -21,6 +21,7 @@ from schemas.columns import Column
 from schemas.envelope import Envelope
 from schemas.message import Message, Outgoing
 from schemas.topics import TopicSpec
+from streams import faust_stage
 from streams.checkpoints import Checkpoint, CheckpointStore
 from streams.cutover import Cutover, checkpoint_hash
 from streams.faust_consumer import Consumer
@@ -111,6 +112,7 @@ class FakeConsumer:
     def __init__(self, tp: TP, events: list[Any]) -> None:
         self.tp, self.events = tp, events
         self.log_start = 0
+        self.tracked: list[Any] = []
 
     async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
         return dict.fromkeys(tps, self.log_start)
@@ -125,6 +127,9 @@ class FakeConsumer:
     def ack(self, raw: Any) -> bool:
         self.events.append(("ack", raw.offset))
         return True
+
+    def track_message(self, raw: Any) -> None:
+        self.tracked.append(raw)
 
 
 class FakeSignal:
@@ -166,12 +171,14 @@ class FakeStream:
     """Gives raw messages as Faust's stream does once it is told not to acknowledge them itself."""
 
     def __init__(self, messages: list[Any]) -> None:
-        self.messages = messages
+        self.channel: Any = SimpleNamespace(queue=asyncio.Queue())
+        for message in messages:
+            self.channel.queue.put_nowait(SimpleNamespace(message=message))
 
     def noack(self) -> Any:
         async def events() -> Any:
-            for message in self.messages:
-                yield SimpleNamespace(message=message)
+            while not self.channel.queue.empty():
+                yield self.channel.queue.get_nowait()
 
         return SimpleNamespace(events=events)
 
@@ -265,6 +272,12 @@ class Bench:
         """(seq, rows, skipped) of each output."""
         found = [m.envelope for m in self.producer.sent if m.topic == topics.TRADES.name("t1")]
         return [(e.seq, e.count, e.skipped) for e in found]
+
+
+@pytest.fixture(autouse=True, params=[1, 3, faust_stage.TOGETHER_MAX])
+def _together(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds however many messages the shell is given at once."""
+    monkeypatch.setattr(faust_stage, "TOGETHER_MAX", request.param)
 
 
 @pytest.fixture(autouse=True)
