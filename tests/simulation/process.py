@@ -12,6 +12,7 @@ touches a double, and gone on with later. One runs at a time, so there is nothin
 """
 
 import asyncio
+import contextlib
 from collections import deque
 
 import greenlet
@@ -58,6 +59,11 @@ class Process:
         except Died:
             pass
         except Exception as error:  # whatever escapes ends a process
+            if self.alive:  # in a task of its own: last words may cancel the one that failed
+                self._tasks.append(self.loop.create_task(self._last_words(error)))
+
+    async def _last_words(self, error):
+        with contextlib.suppress(Died):
             await self.fails(error)
 
     async def fails(self, error):
@@ -102,7 +108,7 @@ class Process:
     async def gate(self):
         """Pass if the process lives and moves."""
         while self._thawed is not None:
-            await self._thawed
+            await asyncio.shield(self._thawed)  # others wait for it too
         self.check()
 
     async def sleep(self, seconds):

@@ -121,12 +121,16 @@ class Target:
             self.next_place[key] = (entry.seq + 1, 0) if last else (entry.seq, entry.part + 1)
         self._world.note("target", "takes", token)
 
+    def ends(self):
+        """Lane → seq after its last, of every lane that something is written to."""
+        world = self._world
+        served = {world.raw_topic, *world.oracle.outputs}
+        return {k: world.manifest.base[k[1]] + world.tape.counts[k[1]] for k in self.next_place if k[0] in served}
+
     def missing(self):
         """Lanes that are not complete."""
-        world = self._world
-        ends = {key: (world.manifest.base[key[1]] + world.tape.counts[key[1]], 0) for key in self.next_place}
-        served = {world.raw_topic, *world.oracle.outputs}
-        return [f"the sink is at {p} of {k}" for k, p in self.next_place.items() if k[0] in served and p != ends[k]]
+        short = {key: self.next_place[key] for key, end in self.ends().items() if self.next_place[key] != (end, 0)}
+        return [f"the sink is at {place} of {key}" for key, place in short.items()]
 
 
 class TableSink:
@@ -214,8 +218,7 @@ class SinkProcess(Process):
         self.kill("stopped")
 
     async def fails(self, error):
-        if self.alive:
-            self.world.oracle.failed(self, error)
+        self.world.oracle.failed(self, error)
         await super().fails(error)
 
 

@@ -165,8 +165,6 @@ class Worker(Process):
 
     async def fails(self, error):
         """An exception escaped: the app crashes, and may or may not get round to its last words."""
-        if not self.alive:
-            return
         self.world.note(self.name, "fails", type(error).__name__, error)
         self.world.oracle.failed(self, error)
         if self.world.rng.random() < 0.5:

@@ -178,7 +178,7 @@ class World:
         self.broker, self.group = Broker(self, self.manifest.partitions), Group(self, self.manifest.partitions)
         self.target = Target(self)
         self._with_sink = rng.random() < 0.6 and not any(self.tape.broken)
-        self.lake = Disk() if rng.random() < 0.1 else None
+        self.lake = Disk() if rng.random() < 0.04 else None
         self._draw_poison()
         known = [fault for fault in faults.FAULTS if self._only is None or fault.__name__ in self._only]
         chosen = rng.choices(known, [faults.FAULTS[fault] for fault in known], k=rng.randint(1, 6)) if known else []
@@ -235,9 +235,13 @@ class World:
         return missing
 
     def _not_in_lake(self):
-        seen = Target(self)
-        lake_into(seen, self)
-        return seen.missing()
+        ends = {}
+        for name in self.lake.names():
+            words = name.split("/")
+            if len(words) == 4:
+                ends[words[0], int(words[2])] = int(words[3].split("-")[1].split(".")[0]) + 1
+        short = [f"the lake is at {ends.get(k)} of {k}" for k, end in self.target.ends().items() if ends.get(k) != end]
+        return short
 
     async def _again(self):
         """After damage: all workers start again, and what they store then can be read."""
