@@ -7,7 +7,7 @@ to the log and to the disk at once and says at the first wrong one what is wrong
               precedes it: after the first of each is taken there are no holes and no repeats
     state     a checkpoint is stored only when all outputs up to its seq are in the log; the newest never goes back
     input     acknowledged only after that checkpoint; committed no further than acknowledged
-    skips     written only for messages that are broken, or planned to be poison
+    skips     written only for messages that are planned to be poison, or that the oracle cannot apply either
     sinks     each place of each lane once, in order
     errors    nothing escapes a worker that the plan did not put there; two copies never contradict each other
 """
@@ -48,6 +48,7 @@ class Expected:
         self._state = PartitionState(stage, place, stage.reducer(), base)
         self._inputs, self._skip_of, self._next = inputs, skip_of, base
         self._roots = {}
+        self.skipped = set()
 
     def root(self, seq):
         """Topic → messages of a root, in order."""
@@ -61,11 +62,16 @@ class Expected:
         return self._roots[seq]
 
     def _take(self, message, unreadable):
-        skip = self._skip_of(self._state.place_of(message)) or one_line(unreadable)
+        place = self._state.place_of(message)
+        skip = self._skip_of(place) or one_line(unreadable)
         try:
-            return self._state.take(message, skip)
+            outbox = self._state.take(message, skip)
         except BrokenMessageError as error:
-            return self._state.take(message, one_line(error.reason))
+            skip = one_line(error.reason)
+            outbox = self._state.take(message, skip)
+        if skip:
+            self.skipped.add(place)
+        return outbox
 
 
 _EXPECTED = {}
@@ -133,7 +139,7 @@ class Oracle:
 
         def skip_of(place):
             plan, _ = world.poison.get((stage.name, partition, place[0]), ("", 0))
-            if plan not in (RAISES, KILLS):
+            if plan not in (RAISES, KILLS) or place[1]:
                 return ""
             skips = PoisonStore(StillStore(world.disk), f"{manifest.tape_id}/main/{stage.name}/{partition}").skips()
             if place not in skips:
@@ -193,13 +199,18 @@ class Oracle:
             self._world.violated(f"checkpoints of {stage_name}[{partition}] went back to {newest}")
         self.stored_at[stage_name, partition] = max(offset, self.stored_at[stage_name, partition])
 
-    def _skipped(self, stage, partition, name):
-        seq = int(name.rpartition("/")[2].split(".")[0])
-        plan, _ = self._world.poison.get((stage, partition, seq), ("", 0))
-        broken = stage == "books" and seq - self._world.manifest.base[partition] in self._world.tape.broken[partition]
+    def _skipped(self, stage_name, partition, name):
+        """A skip was written down: by plan, or because the oracle cannot apply the message either."""
+        place = tuple(map(int, name.rpartition("/")[2].split(".")[:2]))
+        plan, _ = self._world.poison.get((stage_name, partition, place[0]), ("", 0))
         self._world.tally["skips"] += 1
-        if plan not in (RAISES, KILLS) and not broken:
-            self._world.violated(f"{stage}[{partition}] skips {seq}, which is innocent")
+        if plan in (RAISES, KILLS) and not place[1]:
+            return
+        stage = next(s for s in self._world.stages if s.name == stage_name)
+        expected = self.expected(stage, partition)
+        expected.root(place[0])
+        if place not in expected.skipped:
+            self._world.violated(f"{stage_name}[{partition}] skips {place}, which is innocent")
 
     def _complete(self, stage, partition, seq, what):
         for output in stage.outputs.values():

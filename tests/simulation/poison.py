@@ -1,6 +1,6 @@
 """Messages that a reducer cannot stomach: they raise, or take the whole process with them.
 
-What is poisonous is a plan of the world, by stage, partition and seq, so every worker meets it in the same place:
+What is poisonous is a plan of the world, by stage, partition and seq (its first part), so every worker meets it in the same place:
 
     raises     an unexpected exception, every time; the third time the message is skipped
     kills      the process dies in the middle of it, every time; the tenth time it is skipped
@@ -21,6 +21,8 @@ class PoisonedReducer:
         self._process.step()
         seq = world.seq_of(message)
         plan, left = world.poison.get((self._stage, message.partition, seq), ("", 0))
+        if message.envelope.part:
+            plan = ""  # the first part is the poisonous one
         rows = self._reducer.apply(message)
         if plan == KILLS:
             world.tally["poison: kills"] += 1
