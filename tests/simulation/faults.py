@@ -4,6 +4,7 @@ Faults that last are undone by `calm`: after it nothing goes wrong any more, and
 without anybody's help. What strikes message by message has a rate instead of a moment (`RATES`).
 """
 
+from runtime.kafka import DELIVERY_TIMEOUT_S
 from tests.simulation.worker import Slot
 
 RATES = {
@@ -85,9 +86,9 @@ async def outage(world):
 
 
 async def long_outage(world):
-    """The broker is away for longer than anybody waits for a confirmation."""
+    """The broker is away for about as long as anybody waits for a confirmation, or for longer."""
     world.broker.set_up(False)
-    await world.sleep(100 + world.rng.random() * 60)
+    await world.sleep(DELIVERY_TIMEOUT_S + world.rng.choice((8, 60)) * (world.rng.random() - 0.2))
     world.broker.set_up(True)
 
 

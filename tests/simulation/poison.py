@@ -5,9 +5,11 @@ What is poisonous is a plan of the world, by stage, partition and seq (its first
     raises     an unexpected exception, every time; the third time the message is skipped
     kills      the process dies in the middle of it, every time; the tenth time it is skipped
     stumbles   an exception that has its cause elsewhere: once or twice, then the message is fine
+    turns      fine the first time, an exception ever after: no such thing should exist, since its outputs are out
+               already; it must not be skipped, and the stage stays down
 """
 
-RAISES, KILLS, STUMBLES = "raises", "kills", "stumbles"
+RAISES, KILLS, STUMBLES, TURNS = "raises", "kills", "stumbles", "turns"
 
 
 class PoisonedReducer:
@@ -29,7 +31,9 @@ class PoisonedReducer:
             next(rows, None)
             self._process.kill("poison")
             self._process.check()
-        if plan == RAISES or (plan == STUMBLES and left > 0):
+        if plan == TURNS and left > 0:
+            world.poison[self._stage, message.partition, seq] = plan, 0
+        elif plan in (RAISES, TURNS) or (plan == STUMBLES and left > 0):
             world.tally[f"poison: {plan}"] += 1
             world.poison[self._stage, message.partition, seq] = plan, left - 1
             next(rows, None)  # half-way through

@@ -227,7 +227,7 @@ async def supervise_sink(world):
     life = 0
     while True:
         life += 1
-        world.sink = SinkProcess(world, life)
+        world.sink = world.sink_class(world, life)
         await world.sink.exited
         await world.sleep(1.0)
 

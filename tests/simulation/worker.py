@@ -25,6 +25,9 @@ COMMIT_S = 1.0
 BUFFERED_MAX = 4
 """Messages from before an assignment that may still come."""
 
+FETCHED_MAX = 8
+"""Messages that the client holds in advance."""
+
 
 class Client:
     """A shell's `Input`: delivers one topic, and keeps what was acknowledged."""
@@ -70,15 +73,17 @@ class Client:
                     break
                 position += 1
             position = start
-        log = self._broker.partition(self.topic, number)
+        log, fetched = self._broker.partition(self.topic, number), 0
         while True:
             if position >= log.end:
                 await self._worker.wait(self._broker.more([log]))
+            if position >= fetched:
+                await self._worker.wait(self._broker.up())
+                fetched = min(log.end, position + FETCHED_MAX)  # these come also while the broker is away
             if self.world.strikes("dead agent"):
                 self.world.note(self._worker.name, "agent of", self.topic, number, "is silent")
                 await self._worker.wait(self._worker.loop.create_future())
-            await self._worker.sleep(self.world.rng.random() * 0.01)
-            await self._worker.wait(self._broker.up())
+            await self._worker.sleep(self.world.rng.random() * self.world.pace_s)
             await self._deliver(number, position)
             position += 1
             self._positions[number] = position
@@ -172,6 +177,7 @@ class Worker(Process):
                 await self._leave()
             except Exception as worse:
                 self.world.note(self.name, "fails again", worse)
+        await self.sleep(self.world.rng.random() * 2)  # an app takes a while to stop, and its producers go on
         self.kill(f"{type(error).__name__}")
 
     async def _leave(self):

@@ -25,7 +25,7 @@ from tests.simulation.group import Group
 from tests.simulation.log import Broker
 from tests.simulation.loop import StuckError, VirtualLoop
 from tests.simulation.oracle import Oracle
-from tests.simulation.poison import KILLS, RAISES, STUMBLES
+from tests.simulation.poison import KILLS, RAISES, STUMBLES, TURNS
 from tests.simulation.sink import SinkProcess, Target, lake_into, supervise_sink
 from tests.simulation.stores import Disk
 from tests.simulation.tape import CONFIG, TOPIC, VARIANTS, tape
@@ -52,12 +52,15 @@ class World:
 
     Args:
         seed: what decides everything.
-        worker_class, sink_process: processes to run; tests put faults into subclasses.
-        only: names of faults to draw from; all by default.
+        worker_class, sink_class: processes to run; tests put faults into subclasses.
+        only: names of faults to draw from, all by default; those with a rate then always strike.
+        pace_s: how long a worker takes for a message at most; drawn by default.
+        trace: whether to keep what happens in `trace`.
     """
 
-    def __init__(self, seed, *, worker_class=Worker, only=None, trace=False):
-        self.seed, self.worker_class, self._only = seed, worker_class, only
+    def __init__(self, seed, *, worker_class=Worker, sink_class=SinkProcess, only=None, pace_s=None, trace=False):
+        self._pace_s = pace_s
+        self.seed, self.worker_class, self.sink_class, self._only = seed, worker_class, sink_class, only
         self.rng = random.Random(seed)
         self.tally, self.trace, self._tracing = Counter(), [], trace
         self._digest = hashlib.sha256()
@@ -174,6 +177,8 @@ class World:
         self.manifest = self.tape.manifest
         self.stages = [STAGES["books"]] if rng.random() < 0.4 else list(STAGES.values())
         self.timing = Timing(rng.choice((0.2, 1.0, 3.0)), rng.choice((2.0, 10.0, 30.0)))
+        pace_s = rng.choice((0.01, 0.01, 0.01, 1.0))
+        self.pace_s = self._pace_s or pace_s
         self.oracle = Oracle(self)
         self.broker, self.group = Broker(self, self.manifest.partitions), Group(self, self.manifest.partitions)
         self.target = Target(self)
@@ -182,23 +187,26 @@ class World:
         self._draw_poison()
         known = [fault for fault in faults.FAULTS if self._only is None or fault.__name__ in self._only]
         chosen = rng.choices(known, [faults.FAULTS[fault] for fault in known], k=rng.randint(1, 6)) if known else []
-        self.chosen = [(2 + rng.random() * 25, fault) for fault in chosen]
-        if rng.random() < 0.01 and self._only is None:
-            self.chosen.append((2 + rng.random() * 10, faults.long_outage))
+        if rng.random() < 0.01 if self._only is None else "long_outage" in self._only:
+            chosen.append(faults.long_outage)
+        self.pause_s = rng.choice((0.05, 0.5, 1.5))
+        while_s = len(self.tape.messages) * self.pause_s / 2 + 4
+        self.chosen = [(1 + rng.random() * while_s, fault) for fault in chosen]
         for kind, rate in faults.RATES.items():
-            if (self._only is None or kind in self._only) and rng.random() < 0.25:
+            if kind in self._only if self._only is not None else rng.random() < 0.25:
                 self.rates[kind] = rate
         self.first_slots = rng.randint(1, 3)
         self.slots = [Slot(self, f"w{number}", self.worker_class) for number in range(self.first_slots)]
 
     def _draw_poison(self):
         rng = self.rng
-        for plan, chance in ((RAISES, 0.12), (KILLS, 0.02), (STUMBLES, 0.1)):
-            if rng.random() >= chance or not (self._only is None or "poison" in self._only):
+        for plan, chance in ((RAISES, 0.12), (KILLS, 0.02), (STUMBLES, 0.1), (TURNS, 0.0)):
+            if rng.random() >= chance if self._only is None else plan not in self._only:
                 continue
             number = rng.randrange(self.manifest.partitions)
             seq = self.manifest.base[number] + rng.randrange(self.tape.counts[number])
-            self.poison[rng.choice(self.stages).name, number, seq] = plan, rng.randint(1, 2)
+            times = 1 if plan == TURNS else rng.randint(1, 2)
+            self.poison[rng.choice(self.stages).name, number, seq] = plan, times
 
     async def _story(self):
         """Publish, let faults strike, then ask whether everything comes to its end."""
@@ -264,9 +272,8 @@ class World:
 
     async def _publish(self):
         """The connector: not what is tested here, so it simply waits while the broker is away."""
-        pause_s = self.rng.choice((0.02, 0.3, 1.0))
         for number, record in self.tape.messages:
-            await self.sleep(self.rng.random() * pause_s)
+            await self.sleep(self.rng.random() * self.pause_s)
             await self.broker.up()
             self.broker.append(self.raw_topic, number, lambda _, r=record: r)
 
