@@ -22,7 +22,7 @@ from schemas.topics import MESSAGE_BYTES_MAX
 log = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT_S: Final = 120.0
-"""How long a message may wait for its acknowledgement. A broker restart after a kill takes 5 to 15 s; below that a
+"""How long whoever waits for acknowledgements waits. A broker restart after a kill takes 5 to 15 s; below that a
 restart would fail runs that could go on, far above it a dead broker looks like a slow one."""
 
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -81,7 +81,12 @@ def ping(bootstrap_servers: str, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
 
 
 class CheckedProducer:
-    """An idempotent producer that never loses a message silently.
+    """An idempotent producer that never loses a message silently, nor one from the middle.
+
+    librdkafka by default drops each message that gets too old, and still writes those behind it: after an outage of two
+    minutes a topic would have a hole that its consumers refuse for ever. So no message is given up; who waits for them
+    loses patience instead, and leaves with all that is queued. What is in the log is then always a prefix of what was
+    sent. Source: librdkafka, INTRODUCTION.md, "Message timeout considerations".
 
     Args:
         bootstrap_servers: where the cluster is.
@@ -100,7 +105,8 @@ class CheckedProducer:
                 "linger.ms": 2,
                 "message.max.bytes": MESSAGE_BYTES_MAX,
                 "queue.buffering.max.kbytes": 65_536,
-                "delivery.timeout.ms": int(DELIVERY_TIMEOUT_S * 1000),
+                "delivery.timeout.ms": 0,  # never
+                "enable.gapless.guarantee": True,  # other failures stop the producer too
                 **(config or {}),
             }
         )
@@ -112,10 +118,11 @@ class CheckedProducer:
         """Queue a message; waits while the queue is full.
 
         Raises:
-            DeliveryError: an earlier message failed.
+            DeliveryError: an earlier message failed, or the queue stayed full for `DELIVERY_TIMEOUT_S`.
         """
         self._raise_failures()
         self.sent += 1
+        waits_since_s, confirmed = time.monotonic(), self.confirmed
         while True:
             try:
                 self._producer.produce(
@@ -129,6 +136,11 @@ class CheckedProducer:
                 )
             except BufferError:
                 self._producer.poll(0.1)
+                self._raise_failures()
+                if self.confirmed > confirmed:
+                    waits_since_s, confirmed = time.monotonic(), self.confirmed
+                elif time.monotonic() - waits_since_s > DELIVERY_TIMEOUT_S:
+                    raise self._no_answer(DELIVERY_TIMEOUT_S) from None
             else:
                 self._producer.poll(0)
                 return
@@ -142,11 +154,14 @@ class CheckedProducer:
         left = self._producer.flush(timeout_s)
         self._raise_failures()
         if left or self.confirmed != self.sent:
-            raise DeliveryError("all topics", -1, self.sent - self.confirmed, f"no answer for {timeout_s:g} s")
+            raise self._no_answer(timeout_s)
 
     def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
         """The highest (`seq`, `part`) anywhere on a partition; see `newest_place`."""
         return newest_place(self._servers, topic, partition)
+
+    def _no_answer(self, timeout_s: float) -> DeliveryError:
+        return DeliveryError("all topics", -1, self.sent - self.confirmed, f"no answer for {timeout_s:g} s")
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
