@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo bench peers test test-long evidence coverage style docs lock clean
+.PHONY: help setup browser demo bench peers test test-long evidence simulate coverage style docs lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -47,6 +47,9 @@ test-long: setup browser ## soak, chaos and large seed counts
 
 evidence: setup ## 50,000 random examples of the engine against its oracle, logged in docs/evidence; takes long
 	@$(BIN)/python tests/property/evidence.py
+
+simulate: setup ## 10,000 seeds of faults around the stages and sinks, logged in docs/evidence; takes long
+	@$(BIN)/python -m tests.simulation.evidence
 
 coverage: setup ## line coverage of the engine without its compiler; fails below 100 %
 	@$(BIN)/python tests/unit/engine/coverage_run.py

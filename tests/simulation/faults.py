@@ -42,7 +42,7 @@ async def pause(world):
     """SIGSTOP at any step, SIGCONT after up to 25 s: within the session, or long after it."""
     if process := _some_worker(world):
         frozen = []
-        _at_some_step(world, process, lambda: frozen or world.faulty and (frozen.append(1), process.freeze()))
+        _at_some_step(world, process, lambda: frozen or (world.faulty and (frozen.append(1), process.freeze())))
         await world.sleep(world.rng.random() * 25)
         process.thaw()
 

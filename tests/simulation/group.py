@@ -1,10 +1,10 @@
 """The consumer group's coordinator, as Faust's workers meet it: eager rebalances, static members, sessions.
 
-    join        a member asks for partitions; all others hear of it at their next heartbeat, give everything back and
-                join too; when all have, or `REBALANCE_S` is over, a new generation begins
-    static      a member that comes back under its name within the session gets what it had, and nobody else notices
-    session     who is silent for `SESSION_S` is out; a frozen process hears of it when it goes on
-    commit      accepted only from a member of the generation it names
+join        a member asks for partitions; all others hear of it at their next heartbeat, give everything back and
+            join too; when all have, or `REBALANCE_S` is over, a new generation begins
+static      a member that comes back under its name within the session gets what it had, and nobody else notices
+session     who is silent for `SESSION_S` is out; a frozen process hears of it when it goes on
+commit      accepted only from a member of the generation it names
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class Group:
     async def watch_sessions(self, broker):
         """Drop whoever is silent."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(2.0)
             if not broker.is_up:
                 await broker.up()
                 for member in self.members.values():

@@ -207,7 +207,9 @@ class SimProducer:
         await self._broker.up()
         for message in batch:
             self._broker.append(*key, lambda offset, m=message: record_of(offset, m))
-        await asyncio.sleep(rng.random() * (1.5 if rng.random() < 0.03 else 0.006))  # or the answer was lost and asked for
+        await asyncio.sleep(
+            rng.random() * (1.5 if rng.random() < 0.03 else 0.006)
+        )  # or the answer was lost and asked for
         await self._broker.up()
         answer.set_result(None)
 

@@ -90,7 +90,9 @@ class Oracle:
         self._own = {}
         manifest = world.manifest
         self.outputs = {
-            output.topic.name(manifest.tape, "main"): stage for stage in world.stages for output in stage.outputs.values()
+            output.topic.name(manifest.tape, "main"): stage
+            for stage in world.stages
+            for output in stage.outputs.values()
         }
         self.stage_of = {stage.source.name(manifest.tape, "main"): stage for stage in world.stages}
         self.frontier = {(t, p): (manifest.base[p], 0) for t in self.outputs for p in range(manifest.partitions)}
@@ -282,7 +284,9 @@ class Oracle:
         """Each skipped message has its letter with its bytes, and its gap record."""
         world, manifest = self._world, self._world.manifest
         letters = {
-            (k["stage"], k["partition"], k["seq"]): k for (schema, _), k in self.letters.items() if schema == "dead_letter"
+            (k["stage"], k["partition"], k["seq"]): k
+            for (schema, _), k in self.letters.items()
+            if schema == "dead_letter"
         }
         gaps = {(k["stage"], k["seq_from"]) for (schema, _), k in self.letters.items() if schema == "gap"}
         for stage in world.stages:
@@ -292,4 +296,6 @@ class Oracle:
                     letter = letters.get((stage.name, partition, seq))
                     record = world.broker.partition(skip.topic, partition).records[skip.offset]
                     if letter is None or letter["value"] != record.value or (stage.name, seq) not in gaps:
-                        world.violated(f"the skip of {stage.name}[{partition}] {seq}.{part} has no letter with its bytes")
+                        world.violated(
+                            f"the skip of {stage.name}[{partition}] {seq}.{part} has no letter with its bytes"
+                        )

@@ -1,6 +1,7 @@
 """Messages that a reducer cannot stomach: they raise, or take the whole process with them.
 
-What is poisonous is a plan of the world, by stage, partition and seq (its first part), so every worker meets it in the same place:
+What is poisonous is a plan of the world, by stage, partition and seq (its first part), so every worker meets it
+in the same place:
 
     raises     an unexpected exception, every time; the third time the message is skipped
     kills      the process dies in the middle of it, every time; the tenth time it is skipped

@@ -18,7 +18,7 @@ from collections import deque
 import greenlet
 
 
-class Died(BaseException):  # noqa: N818  (no error: nobody may handle it)
+class Died(BaseException):
     """This process is dead."""
 
 
@@ -155,7 +155,7 @@ class Process:
 
 
 class Thread:
-    """Work off the event loop, one piece at a time, in order. What began goes on though nobody waits for it any more."""
+    """Work off the event loop, one piece at a time, in order. What began goes on, though nobody may wait for it now."""
 
     def __init__(self, process):
         self._process = process

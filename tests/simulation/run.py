@@ -1,9 +1,11 @@
 """Run seeds: `python -m tests.simulation.run --seed 17 --trace`, or many with a log (`make simulate`)."""
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 from tests.simulation.world import Violation, World
 
@@ -23,6 +25,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=1, help="how many from there")
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
+    parser.add_argument("--tally", type=Path, help="file for what struck, as JSON")
     args = parser.parse_args()
     failed, tally, began_s = 0, Counter(), time.process_time()
     for seed in range(args.seed, args.seed + args.count):
@@ -38,6 +41,8 @@ def main():
     print(f"{args.count} seed(s), {failed} failed, {took_s / args.count * 1000:.0f} ms each")
     if args.count > 1:
         print(dict(sorted(tally.items())))
+    if args.tally:
+        args.tally.write_text(json.dumps(tally))
     sys.exit(failed > 0)
 
 

@@ -1,8 +1,8 @@
 """A sink process around the production pipeline, and a target that is slow, refuses, and forgets to answer.
 
 `sinks.runner.SinkRunner` runs as it is, with its batcher, its plans and its progress files: only the Kafka client and
-the target are doubles. The target keeps blocks by token, as ClickHouse does within its deduplication window: a repeat of
-a token changes nothing. An insert may land although its writer was told otherwise, and it may land late.
+the target are doubles. The target keeps blocks by token, as ClickHouse does within its deduplication window: a repeat
+of a token changes nothing. An insert may land although its writer was told otherwise, and it may land late.
 """
 
 import asyncio
@@ -116,7 +116,9 @@ class Target:
         key = lane.topic, lane.partition
         for entry in entries:
             if (entry.seq, entry.part) != self.next_place[key]:
-                self._world.violated(f"the sink writes {entry.seq}.{entry.part} of {key}, due is {self.next_place[key]}")
+                self._world.violated(
+                    f"the sink writes {entry.seq}.{entry.part} of {key}, due is {self.next_place[key]}"
+                )
             last = entry.message.envelope.last or lane.table.raw
             self.next_place[key] = (entry.seq + 1, 0) if last else (entry.seq, entry.part + 1)
         self._world.note("target", "takes", token)

@@ -1,7 +1,7 @@
 """Tapes to simulate with: some instruments over one to four partitions, in small blocks.
 
 A handful of variants, made once per process: what is random in a run is what happens to them. Each has everything a
-raw topic can hold: definitions (one of them changed on the way), data, clocks, ends; some hold messages that are broken.
+raw topic can hold: definitions, also changed ones, data, clocks, ends; some hold messages that are broken.
 """
 
 from dataclasses import dataclass, replace

@@ -14,8 +14,8 @@ from streams.shell import StageShell
 from streams.worker import StageStores
 from tests.simulation.log import GivesUp, SimProducer
 from tests.simulation.sink import SinkProcess
-from tests.simulation.world import Violation, World
 from tests.simulation.worker import Client, Worker
+from tests.simulation.world import Violation, World
 
 SEEDS = 60
 """Seeds within which a mutant must be caught; most are in the first five."""

@@ -20,8 +20,10 @@ from tests.simulation.poison import PoisonedReducer
 from tests.simulation.process import Process
 from tests.simulation.stores import ProcessStore
 
-TICK_S = 0.5
-COMMIT_S = 1.0
+TICK_S = 1.0
+COMMIT_S = 2.0
+"""Both longer than in production, where they are 0.25 s and 1 s: what a seed costs is the number of its steps."""
+
 BUFFERED_MAX = 4
 """Messages from before an assignment that may still come."""
 
@@ -170,6 +172,7 @@ class Worker(Process):
 
     async def fails(self, error):
         """An exception escaped: the app crashes, and may or may not get round to its last words."""
+        self.world.tally["workers failed"] += 1
         self.world.note(self.name, "fails", type(error).__name__, error)
         self.world.oracle.failed(self, error)
         if self.world.rng.random() < 0.5:
@@ -210,15 +213,18 @@ class Worker(Process):
     async def _commit_now_and_then(self):
         while True:
             await self.sleep(COMMIT_S)
-            await self.wait(self._broker.up())
-            await self._commit()
+            if any(client.acknowledged for client in self._clients):
+                await self.wait(self._broker.up())
+                await self._commit()
 
     async def _commit(self):
         self.check()
         for client in self._clients:
             offsets = {(client.topic, number): offset for number, offset in client.acknowledged.items()}
+            client.acknowledged = {}
             if offsets and not self._group.commit(self.slot, self, self._generation, offsets):
                 self.world.note(self.name, "may not commit any more")
+                self.world.tally["commits refused"] += 1
 
     async def _watch(self):
         """`streams.watch.Watch` without its thread and its client."""
@@ -234,6 +240,7 @@ class Worker(Process):
                     looks.append(Look(self.monotonic_s(), end, owned.taken + 1, owned.moved_s))
                     del looks[: -int(2 * STALLED_S / LOOK_EVERY_S)]
                     if stalled(looks):
+                        self.world.tally["ended by the watchdog"] += 1
                         self.kill("the watchdog: it stands still")
 
 

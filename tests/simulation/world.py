@@ -93,6 +93,7 @@ class World:
     def refused(self, error):
         """A stage refuses to go on, because its input has left the log; right only if that is so."""
         self.refusal = error
+        self.tally["refused"] += 1
         below = next(stage.name for stage in self.stages if stage.source.name("t", "main") == error.topic)
         if (below, error.partition) not in self.oracle.damaged:
             self.violated(f"an undamaged state is refused: {error}")
@@ -313,6 +314,3 @@ def _quiet():
         yield
     finally:
         logging.disable(known)
-
-
-__all__ = ["SinkProcess", "Violation", "World"]
