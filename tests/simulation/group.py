@@ -63,12 +63,16 @@ class Group:
 
     def commit(self, name, process, generation, offsets):
         """Note offsets; whether they were accepted."""
-        member = self.members.get(name)
-        if member is None or member.process is not process or generation != self.generation:
+        if not self.is_current(name, process, generation):
             return False
         self.committed.update(offsets)
         self.world.oracle.committed(offsets)
         return True
+
+    def is_current(self, name, process, generation):
+        """Whether a process is a member of the newest generation."""
+        member = self.members.get(name)
+        return member is not None and member.process is process and generation == self.generation
 
     async def watch_sessions(self, broker):
         """Drop whoever is silent."""

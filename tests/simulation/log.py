@@ -188,6 +188,7 @@ class SimProducer:
             fatal = self._world.strikes("producer")
             batch = self._take(queue)
             answer = self._process.loop.create_future()
+            self._world.tally["writes of zombies"] += len(batch) * self._process.is_zombie
             if not fatal or self._world.rng.random() < 0.5:
                 self._world.spawn(self._request(key, batch, answer))  # it is on its way whatever becomes of us
             if fatal:

@@ -151,6 +151,7 @@ class Worker(Process):
             self.spawn(self._assigned(self._assignment, mine))
             while True:
                 await self.sleep(HEARTBEAT_S * (0.8 + 0.2 * self.world.rng.random()))
+                await self.sleep(self.world.rng.random() * 0.5)  # who wakes up works on until the answer comes
                 await self.wait(self._broker.up())
                 answer = self._group.heartbeat(self.slot, self, self._generation)
                 if answer != "ok":
@@ -202,6 +203,11 @@ class Worker(Process):
             client.acknowledged = {}
             self._group.commit(self.slot, self, self._generation, offsets)
             client.start(starts)
+
+    @property
+    def is_zombie(self):
+        """Whether it works on although the group has given its partitions away."""
+        return self._generation != -1 and not self._group.is_current(self.slot, self, self._generation)
 
     # -- timers ------------------------------------------------------------------------------------------------------
 
