@@ -13,8 +13,8 @@ from tests.simulation.run import run
 from tests.simulation.world import World
 
 ROOT = Path(__file__).parent.parent.parent
-SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
-"""Seeds of an ordinary run, some 30 s; continuous integration asks for 500, `make simulate` for 10,000."""
+SEEDS = int(os.environ.get("SIM_SEEDS", "500" if os.environ.get("CI") == "true" else "200"))
+"""Seeds of an ordinary run, some 30 s, and of one in continuous integration; `make simulate` runs 10,000."""
 
 CHUNK = 20
 FIRST = [int(os.environ["SIM_SEED"])] if "SIM_SEED" in os.environ else list(range(0, SEEDS, CHUNK))
