@@ -36,7 +36,9 @@ def main():
                 print(f"{at_s:12.6f}", *words)
         if wrong:
             failed += 1
-            print(wrong)
+            print(wrong, flush=True)
+        elif (seed - args.seed + 1) % 500 == 0:
+            print(f"{seed - args.seed + 1} seeds", flush=True)
     took_s = time.process_time() - began_s
     print(f"{args.count} seed(s), {failed} failed, {took_s / args.count * 1000:.0f} ms each")
     if args.count > 1:
