@@ -45,7 +45,7 @@ from streams.letters import Original, letters
 from streams.outbox import Outbox
 from streams.partition import PartitionState
 from streams.partition import Place as Where
-from streams.poison import Attempts, Place, PoisonStore, Skip, one_line
+from streams.poison import NOWHERE, Attempts, Place, PoisonStore, Skip, one_line
 from streams.reducer import BrokenMessageError, Stage
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,8 @@ class StageShell:
         timing: checkpoint interval.
         in_thread: where work on states runs.
         aside: where states are loaded, so that an assignment never waits for a flush that waits for the broker.
+        alone: held while a careful partition tries a message; the shells of a process share one. A process that dies
+            must have tried one message only, or the innocent of other partitions would be skipped with the culprit.
     """
 
     def __init__(
@@ -194,7 +196,9 @@ class StageShell:
         timing: Timing,
         in_thread: Threads,
         aside: Threads,
+        alone: asyncio.Lock | None = None,
     ) -> None:
+        self._alone = alone or asyncio.Lock()
         self.stage, self.manifest, self.line = stage, manifest, line
         self.run = manifest.lines[line].run
         self.topic = stage.source.name(manifest.tape, line)
@@ -240,8 +244,15 @@ class StageShell:
         if owned is None:
             return
         async with owned.lock:
-            if owned.generation == self._generation:
+            if owned.generation != self._generation:
+                return
+            if not owned.known.careful:
                 await self._take(owned, delivery)
+                return
+            async with self._alone:
+                await self._take(owned, delivery)
+                if owned.held and owned.attempts is not None:  # tried and alive, but not stored: a root in parts
+                    await self._note(owned, NOWHERE)
 
     async def tick(self) -> None:
         """A quiet partition gets its checkpoint too, and a hole that stays is refused."""

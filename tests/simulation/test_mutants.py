@@ -64,6 +64,16 @@ class StoresHalfARoot(StageShell):
         await super().checkpoint(owned)
 
 
+class TriesSideBySide(StageShell):
+    """Careful partitions try their messages at the same time, so a death is blamed on all of them."""
+
+    async def take(self, delivery):
+        if owned := self._owned.get(delivery.partition):
+            async with owned.lock:
+                if owned.generation == self._generation:
+                    await self._take(owned, delivery)
+
+
 class KnowsNoGeneration(StageShell):
     async def take(self, delivery):
         if owned := self._owned.get(delivery.partition):
@@ -165,6 +175,11 @@ def test_work_of_an_older_generation_is_harmless():
     """
     only = ("pause", "shake", "more", "left over", "again", "slow_disk")
     assert not any(violation_of(seed, only=only, worker_class=worker(shell=KnowsNoGeneration)) for seed in range(25))
+
+
+def test_innocent_messages_that_are_blamed_for_the_death_of_their_process():
+    wrong = caught(worker_class=worker(shell=TriesSideBySide), only=("kills",))
+    assert "innocent" in wrong or "not done" in wrong
 
 
 def test_repeats_that_are_applied_again(monkeypatch):

@@ -7,6 +7,7 @@ was buffered before an assignment may come once more before the seek takes effec
 the process, with or without a last word.
 """
 
+import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -121,6 +122,7 @@ class Worker(Process):
         self._looks = {}
         store = ProcessStore(self, world.disk)
         self.producers, self._clients = [], []
+        alone = asyncio.Lock()
         for stage in world.stages:
             name, tape = stage.name, world.manifest
             own = replace(stage, reducer=lambda s=stage: PoisonedReducer(s.reducer(), s.name, self))
@@ -128,7 +130,7 @@ class Worker(Process):
             producer = self.producer_class(self, self._broker)
             stores = self.stores_class(store, f"{tape.tape_id}/main/{name}")
             client.shell = self.shell_class(
-                own, tape, "main", client, producer, stores, self, world.timing, self.thread(), self.thread()
+                own, tape, "main", client, producer, stores, self, world.timing, self.thread(), self.thread(), alone
             )
             self.producers.append(producer)
             self._clients.append(client)
