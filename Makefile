@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo bench peers test test-long chaos evidence coverage style docs lock clean
+.PHONY: help setup browser demo bench peers test test-long chaos simulate evidence coverage style docs lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -50,6 +50,9 @@ chaos: setup ## every fault on a real broker, determinism, first starts; a table
 
 evidence: setup ## 50,000 random examples of the engine against its oracle, logged in docs/evidence; takes long
 	@$(BIN)/python tests/property/evidence.py
+
+simulate: setup ## 10,000 seeds of faults around the stages and sinks, logged in docs/evidence; takes long
+	@$(BIN)/python -m tests.simulation.evidence
 
 coverage: setup ## line coverage of the engine without its compiler; fails below 100 %
 	@$(BIN)/python tests/unit/engine/coverage_run.py

@@ -60,22 +60,26 @@ class CheckpointStore:
     def __init__(self, store: ObjectStore, prefix: str) -> None:
         self._store, self._prefix = store, prefix
         self._hashed: dict[tuple[int, str], tuple[bytes, str]] = {}  # pieces of the last checkpoint, with their hashes
+        self._damaged: set[str] = set()  # objects that `load` could not use; they are written anew
 
     def save(self, partition: int, checkpoint: Checkpoint, pieces: Mapping[str, bytes]) -> None:
-        """Write a checkpoint durably, unless one of the same or a larger offset exists; then forget old ones.
+        """Write a checkpoint durably, unless a good one of the same or a larger offset exists; then forget old ones.
+
+        What `load` found damaged does not count, and is replaced: else a state that came to the same place again could
+        not be stored, and a damaged piece of a quiet instrument would spoil every later checkpoint.
 
         Args:
             partition: the input partition.
             checkpoint: all but its `pieces`, which are computed here.
             pieces: instrument → state; pieces that are the same object as last time are not looked at again.
         """
-        manifests = self._manifests(partition)
+        manifests = [name for name in self._manifests(partition) if name not in self._damaged]
         if manifests and checkpoint.offset <= _offset_of(manifests[-1]):
             return
         hashes = {name: self._write_piece(partition, name, data) for name, data in pieces.items()}
         body = json.dumps(asdict(replace(checkpoint, pieces=hashes)), sort_keys=True)
         text = json.dumps({"checkpoint": body, "sha256": hashlib.sha256(body.encode()).hexdigest()})
-        self._store.put_new(self._manifest(partition, checkpoint.offset), text.encode())
+        self._put(self._manifest(partition, checkpoint.offset), text.encode())
         left = self._forget_old(partition)
         for name, digest in hashes.items():
             if digest not in left:
@@ -84,12 +88,20 @@ class CheckpointStore:
     def _write_piece(self, partition: int, name: str, data: bytes) -> str:
         """Write a piece unless it was written before; its hash."""
         before, digest = self._hashed.get((partition, name), (b"", ""))
-        if data is before:
+        if data is before and self._piece(partition, digest) not in self._damaged:
             return digest
         digest = hashlib.sha256(data).hexdigest()
-        self._store.put_new(self._piece(partition, digest), data)
+        self._put(self._piece(partition, digest), data)
         self._hashed[partition, name] = data, digest
         return digest
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Write an object that does not exist yet, or is damaged."""
+        if name in self._damaged:
+            self._store.put(name, data)
+            self._damaged.discard(name)
+        else:
+            self._store.put_new(name, data)
 
     def load(self, partition: int) -> tuple[Checkpoint, dict[str, bytes]] | None:
         """The newest undamaged checkpoint with its pieces; None if there is none."""
@@ -97,6 +109,7 @@ class CheckpointStore:
             loaded = self._read(partition, name)
             if loaded is not None:
                 return loaded
+            self._damaged.add(name)
             log.error("checkpoint %s is damaged; the one before is used", name)
         return None
 
@@ -116,6 +129,7 @@ class CheckpointStore:
             return None
         pieces = {i: self._store.get(self._piece(partition, digest)) for i, digest in checkpoint.pieces.items()}
         good = {i: p for i, p in pieces.items() if p and hashlib.sha256(p).hexdigest() == checkpoint.pieces[i]}
+        self._damaged |= {self._piece(partition, checkpoint.pieces[i]) for i in pieces.keys() - good.keys()}
         return (checkpoint, good) if len(good) == len(pieces) else None
 
     def _forget_old(self, partition: int) -> set[str]:
@@ -129,7 +143,7 @@ class CheckpointStore:
         if None in kept:
             return present  # a damaged manifest may name any piece; leave them all
         named = {digest for checkpoint in kept if checkpoint for digest in checkpoint.pieces.values()}
-        for digest in present - named:
+        for digest in sorted(present - named):
             self._store.delete(self._piece(partition, digest))
         return present & named
 

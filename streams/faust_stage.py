@@ -64,7 +64,8 @@ def attach(app: faust.App, shell: StageShell) -> None:
         """After every assignment, before Faust seeks."""
         mine = [tp for tp in app.consumer.assignment() if tp.topic == shell.topic]
         starts = await shell.assigned([tp.partition for tp in mine])
-        await _start_at(app, shell.topic, starts)
+        if starts:  # none: nothing is owned, or a newer assignment has told its own by now
+            await _start_at(app, shell.topic, starts)
 
     async def on_leaving(_app: faust.App, *_: Any, **__: Any) -> None:
         await shell.leaving()
@@ -103,5 +104,4 @@ async def _start_at(app: faust.App, topic: str, starts: Mapping[int, int]) -> No
     wanted = {TP(topic, number): offset for number, offset in starts.items()}
     others: Iterable[tuple[TP, int]] = ((tp, o) for tp, o in Consumer.start_at.items() if tp.topic != topic)
     Consumer.start_at = {**dict(others), **wanted}
-    if wanted:
-        await cast("Any", app.consumer)._commit(wanted)
+    await cast("Any", app.consumer)._commit(wanted)

@@ -7,7 +7,8 @@ leaves, its supervisor starts it again, and the tries are counted beside the che
     an exception escapes   the third time at one message, it is skipped
     the process dies       without an exception (a crash in native code, killed for its memory) it cannot say where. A
                            start that ends without progress counts; from the third on the worker is *careful*, it notes
-                           each message before it applies it and stores its state after each. The tenth such death
+                           each message before it applies it, tries one at a time in the whole process, and stores its
+                           state after each. The tenth such death
                            skips the message that was noted
 
 A skip is written once, by a conditional put, and is input from then on: outputs are a function of the input prefix, of
@@ -28,6 +29,9 @@ from runtime.object_store import ObjectStore
 
 Place = tuple[int, int]
 """(seq, part) of a message."""
+
+NOWHERE: Final[Place] = (-1, 0)
+"""The place of no message: nothing is being tried."""
 
 FAILURES_MAX: Final = 3
 """Exceptions at one message before it is skipped. A cause from outside (memory, disk) rarely strikes the same message
@@ -85,8 +89,8 @@ class Attempts:
 
     start: int = -1
     deaths: int = 0
-    at: Place = (-1, 0)
-    failed_at: Place = (-1, 0)
+    at: Place = NOWHERE
+    failed_at: Place = NOWHERE
     failures: int = 0
     error: str = ""
     trace: str = ""

@@ -46,7 +46,7 @@ from streams.letters import Original, letters
 from streams.outbox import Outbox
 from streams.partition import PartitionState
 from streams.partition import Place as Where
-from streams.poison import Attempts, Place, PoisonStore, Skip, one_line
+from streams.poison import NOWHERE, Attempts, Place, PoisonStore, Skip, one_line
 from streams.reducer import BrokenMessageError, Stage
 
 log = logging.getLogger(__name__)
@@ -181,6 +181,8 @@ class StageShell:
         timing: checkpoint interval.
         in_thread: where work on states runs.
         aside: where states are loaded, so that an assignment never waits for a flush that waits for the broker.
+        alone: held while a careful partition tries a message; the shells of a process share one. A process that dies
+            must have tried one message only, or the innocent of other partitions would be skipped with the culprit.
     """
 
     def __init__(
@@ -195,7 +197,9 @@ class StageShell:
         timing: Timing,
         in_thread: Threads,
         aside: Threads,
+        alone: asyncio.Lock | None = None,
     ) -> None:
+        self._alone = alone or asyncio.Lock()
         self.stage, self.manifest, self.line = stage, manifest, line
         self.run = manifest.lines[line].run
         self.topic = stage.source.name(manifest.tape, line)
@@ -247,14 +251,8 @@ class StageShell:
             return
         async with owned.lock:
             while deliveries and owned.generation == self._generation:
-                done = 0
-                if owned.attempts is not None and not owned.known.careful:
-                    done = await self._in_thread(self._take_plain, owned, deliveries)
-                if done < len(deliveries):
-                    await self._take(owned, deliveries[done])
-                    done += 1
-                deliveries = deliveries[done:]
-                if owned.whole and (self._clock.monotonic_s() >= owned.due_s or owned.known.careful):
+                deliveries = deliveries[await self._take_some(owned, deliveries) :]
+                if owned.whole and self._clock.monotonic_s() >= owned.due_s:
                     await self.checkpoint(owned)
 
     async def tick(self) -> None:
@@ -341,6 +339,28 @@ class StageShell:
             raise TrimmedError(self.topic, owned.partition, owned.offset + 1, low - 1)
 
     # -- messages ----------------------------------------------------------------------------------------------------
+
+    async def _take_some(self, owned: Owned, deliveries: Sequence[Delivery]) -> int:
+        """Messages of a partition, as many as may be taken in one go; how many were done, at least one."""
+        if owned.known.careful:
+            await self._take_alone(owned, deliveries[0])
+            return 1
+        done = 0
+        if owned.attempts is not None:
+            done = await self._in_thread(self._take_plain, owned, deliveries)
+        if done < len(deliveries):
+            await self._take(owned, deliveries[done])
+            done += 1
+        return done
+
+    async def _take_alone(self, owned: Owned, delivery: Delivery) -> None:
+        """One message while nothing else in the process is tried, and its state stored: a process died near it."""
+        async with self._alone:
+            await self._take(owned, delivery)
+            if owned.whole:
+                await self.checkpoint(owned)
+            if owned.held and owned.attempts is not None:  # tried and alive, but not stored: a root in parts
+                await self._note(owned, NOWHERE)
 
     def _take_plain(self, owned: Owned, deliveries: Sequence[Delivery]) -> int:
         """In the thread: messages as long as there is nothing special about them; how many were done."""

@@ -4,6 +4,7 @@ Stages in one process share the app (one consumer, one group) and nothing else: 
 checkpoints. So a stage that gets a worker of its own goes on from the states it stored in a common one.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import closing
@@ -75,6 +76,7 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
     warm()
     group = GROUP.format(tape_id=manifest.tape_id, line=line, stages="-".join(stage.name for stage in stages))
     app = make_app(group, settings.bootstrap_servers, settings.data_dir / "faust" / group, member=f"{group}-{slot}")
+    alone = asyncio.Lock()
     clock, timing = WallClock(), Timing(settings.checkpoint_min_s, settings.checkpoint_max_s)
     shells = [
         StageShell(
@@ -88,6 +90,7 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
             timing,
             threads(f"{stage.name}-apply"),
             threads(f"{stage.name}-load"),
+            alone,
         )
         for stage in stages
     ]

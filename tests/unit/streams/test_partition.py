@@ -208,3 +208,17 @@ def test_outputs_beyond_the_limit_wait_in_a_file_and_come_out_the_same() -> None
 
     assert through(0) == through(3) == through(8) == through(1000)
     assert [m.value for m in through(3)] == [part.value for part in parts]
+
+
+@pytest.mark.parametrize("what", ["manifests", "pieces"])
+def test_what_was_damaged_is_written_anew_when_the_same_state_comes_again(tmp_path: Path, what: str) -> None:
+    """Else a piece of an instrument that has ended, named by its content, would stay damaged for ever."""
+    CheckpointStore(LocalObjectStore(tmp_path), "c").save(0, checkpoint(7), {"X": b"ended"})
+    (victim,) = (tmp_path / "c/0" / what).iterdir()
+    victim.write_bytes(victim.read_bytes()[:-1])
+    heir = CheckpointStore(LocalObjectStore(tmp_path), "c")
+    assert heir.load(0) is None
+    heir.save(0, checkpoint(7), {"X": b"ended"})
+    loaded = CheckpointStore(LocalObjectStore(tmp_path), "c").load(0)
+    assert loaded is not None
+    assert (loaded[0].offset, loaded[1]) == (7, {"X": b"ended"})
