@@ -49,10 +49,10 @@ def encode_rows(table: Table, columns: Sequence[Column], metadata: Mapping[str, 
     if table_rows(table) == 0:
         return b""
     batch = to_arrow(table, columns, metadata)
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()  # a Python file would be called back, with the interpreter's lock, for each buffer
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return sink.getvalue()
+    return cast("bytes", sink.getvalue().to_pybytes())
 
 
 def decode_batches(value: bytes) -> list[pa.RecordBatch]:

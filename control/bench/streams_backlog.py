@@ -141,7 +141,7 @@ def stage(block: int) -> Callable[[Session], list[Row]]:
 
 def bins_emitted(session: Session) -> list[Row]:
     """Six records a bin, as in a real stock's tape, beside encoding and producing the same rows alone."""
-    bins = session.scaled(500, 8_000)
+    bins = session.scaled(500, 16_000)
     shape = Shape(6 * bins, levels=100, queue=20, per_bin=6, churn=20_000)
     stream, digest = session.stream(shape)
     block = 1_024
