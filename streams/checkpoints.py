@@ -7,6 +7,8 @@ Layout below `checkpoints/TAPE_ID/LINE/STAGE/PARTITION/`:
 
 A manifest is written after its pieces, under a name that sorts by offset and only if none of that name exists, so the
 newest complete one is always the last name. Loading checks every hash and falls back to the one before. Three are kept.
+What does not match its own hash goes away when it is met: a name that is taken would keep the good one from being
+written, and a piece of a quiet instrument is named by every manifest.
 
 A worker that lost the partition and does not know it yet may tidy up at the same time. It cannot take the newest
 manifest's place, but it may remove a piece whose manifest it has not seen; so pieces are counted after the manifest is
@@ -62,7 +64,7 @@ class CheckpointStore:
         self._hashed: dict[tuple[int, str], tuple[bytes, str]] = {}  # pieces of the last checkpoint, with their hashes
 
     def save(self, partition: int, checkpoint: Checkpoint, pieces: Mapping[str, bytes]) -> None:
-        """Write a checkpoint durably, unless one of the same or a larger offset exists; then forget old ones.
+        """Write a checkpoint durably, unless one of a larger offset exists; then forget old ones.
 
         Args:
             partition: the input partition.
@@ -70,7 +72,7 @@ class CheckpointStore:
             pieces: instrument → state; pieces that are the same object as last time are not looked at again.
         """
         manifests = self._manifests(partition)
-        if manifests and checkpoint.offset <= _offset_of(manifests[-1]):
+        if manifests and checkpoint.offset < _offset_of(manifests[-1]):
             return
         hashes = {name: self._write_piece(partition, name, data) for name, data in pieces.items()}
         body = json.dumps(asdict(replace(checkpoint, pieces=hashes)), sort_keys=True)
@@ -92,7 +94,7 @@ class CheckpointStore:
         return digest
 
     def load(self, partition: int) -> tuple[Checkpoint, dict[str, bytes]] | None:
-        """The newest undamaged checkpoint with its pieces; None if there is none."""
+        """The newest undamaged checkpoint with its pieces; None if there is none. What is damaged is removed."""
         for name in reversed(self._manifests(partition)):
             loaded = self._read(partition, name)
             if loaded is not None:
@@ -113,10 +115,19 @@ class CheckpointStore:
     def _read(self, partition: int, name: str) -> tuple[Checkpoint, dict[str, bytes]] | None:
         checkpoint = self._read_manifest(name)
         if checkpoint is None:
+            self._store.delete(name)
             return None
-        pieces = {i: self._store.get(self._piece(partition, digest)) for i, digest in checkpoint.pieces.items()}
-        good = {i: p for i, p in pieces.items() if p and hashlib.sha256(p).hexdigest() == checkpoint.pieces[i]}
+        pieces = {i: self._read_piece(partition, digest) for i, digest in checkpoint.pieces.items()}
+        good = {i: piece for i, piece in pieces.items() if piece is not None}
         return (checkpoint, good) if len(good) == len(pieces) else None
+
+    def _read_piece(self, partition: int, digest: str) -> bytes | None:
+        """A piece; None if it is missing, or was damaged and is missing now."""
+        piece = self._store.get(self._piece(partition, digest))
+        if piece is not None and hashlib.sha256(piece).hexdigest() != digest:
+            self._store.delete(self._piece(partition, digest))
+            return None
+        return piece
 
     def _forget_old(self, partition: int) -> set[str]:
         """Delete manifests but the newest, and pieces that none of these names; the hashes of the pieces left."""
