@@ -37,10 +37,8 @@ KNOWN: Final = (1, 2)
 """Versions whose seal can be verified. Version 1 has sources, run, config, outputs and books only."""
 
 _FIELDS: Final = {
-    1: frozenset({"run", "config", "outputs", "books"}),
-    2: frozenset(
-        {"tape", "tape_id", "line", "inputs", "records", "run", "runs", "config", "outputs", "skips", "books"}
-    ),
+    1: {"run", "config", "outputs", "books"},
+    2: {"tape", "tape_id", "line", "inputs", "records", "run", "runs", "config", "outputs", "skips", "books"},
 }
 """What is read of a certificate, by version; without any of it a file is none."""
 
@@ -111,8 +109,8 @@ def read(path: Path) -> dict[str, Any]:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "is no JSON document"
         raise InputError(f"{path}: {reason}", remedy="give the report of a run, a certificate, or a tape") from error
     body = found.get("certificate", found) if isinstance(found, dict) else None
-    sealed = isinstance(body, dict) and isinstance(body.get("sha256"), str) and body.get("version") in KNOWN
-    if not sealed or not _FIELDS[body["version"]] <= body.keys():
+    version = body.get("version") if isinstance(body, dict) and isinstance(body.get("sha256"), str) else None
+    if not isinstance(body, dict) or version not in KNOWN or not _FIELDS[version] <= body.keys():
         raise InputError(f"{path} holds no certificate", remedy="give the report of a run, a certificate, or a tape")
     if seal(body) != body["sha256"]:
         raise AnswerIsNo(

@@ -85,7 +85,7 @@ def fields(value: Mapping[str, Any]) -> Table:
 
 
 def plain(value: Any) -> str:
-    """A value that others gave, as it stands: what looks like markup in it is none, and no byte of it moves a cursor."""
+    """A value that others gave, as it stands: what looks like markup is none, and nothing in it moves the cursor."""
     text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(value))
     return escape(text)
 

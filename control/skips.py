@@ -1,7 +1,7 @@
 """What was left out as poison: one object per message, written once, and input to everything computed after it.
 
-`skips/TAPE_ID/LINE/STAGE/PARTITION/SEQ.PART.json`, SEQ with 20 digits, PART with 6. The stage that skips writes it before any output, so
-whoever computes the line again leaves out the same messages.
+`skips/TAPE_ID/LINE/STAGE/PARTITION/SEQ.PART.json`, SEQ with 20 digits, PART with 6. The stage that skips writes it
+before any output, so whoever computes the line again leaves out the same messages.
 """
 
 import json

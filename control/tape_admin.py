@@ -73,6 +73,13 @@ class TapeAdmin:
         self._save(done)
         return done
 
+    def hand_over(self, manifest: Manifest, line: str, to_run: str) -> Manifest:
+        """Note that another run computes a line from here on."""
+        known = self.tapes.load(manifest.tape) or manifest
+        done = known.with_line(line, replace(known.require_line(line), run=to_run, complete=False))
+        self._save(done)
+        return done
+
     def delete(self, manifest: Manifest, store_url: str) -> None:
         """Delete a tape: rows, lake objects, states, topics, and last the manifest, so that a repeat can go on.
 

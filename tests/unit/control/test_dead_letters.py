@@ -178,9 +178,10 @@ def test_a_broken_block_that_stays_is_not_made_whole_by_a_flag() -> None:
 
 
 def test_what_strangers_wrote_is_shown_as_it_stands() -> None:
-    screen = Console(file=io.StringIO(), width=80)
+    file = io.StringIO()
+    screen = Console(file=file, width=80)
     screen.print(rows(("key",), [(plain("a[/red]b[bold]\x1b[2J"),)]))
     screen.print(fields({"key": "a[/red]b[bold]\x1b[2J", "[/x]": 1}))
-    shown = screen.file.getvalue()
+    shown = file.getvalue()
     assert shown.count("a[/red]b[bold]\\x1b[2J") == 2
     assert "[/x]" in shown
