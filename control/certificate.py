@@ -11,7 +11,7 @@ last field is the sha256 of all others as canonical JSON (sorted keys, no spaces
 | `outputs` | stream → instrument → hash of its rows | yes |
 | `books` | instrument → digest of its final book | yes |
 | `runs` | stream → who computed it, from seq to seq; a change of release on the line shows here | no |
-| `skips` | messages that were left out as poison: they are input too | yes: stage, partition, seq, reason |
+| `skips` | messages that were left out as poison: they are input too | yes: stage, partition, seq, part, reason |
 | `run`, `config`, `config_sha256` | identity of code and configuration, and the configuration | no |
 | `tape`, `tape_id`, `line`, `sources`, `blocking`, `software` | where it comes from | no |
 
@@ -36,6 +36,12 @@ VERSION: Final = 2
 KNOWN: Final = (1, 2)
 """Versions whose seal can be verified. Version 1 has sources, run, config, outputs and books only."""
 
+_FIELDS: Final = {
+    1: {"run", "config", "outputs", "books"},
+    2: {"tape", "tape_id", "line", "inputs", "records", "run", "runs", "config", "outputs", "skips", "books"},
+}
+"""What is read of a certificate, by version; without any of it a file is none."""
+
 
 def certificate(
     manifest: Manifest, line: str, scans: Mapping[str, TopicScan], skips: Sequence[Mapping[str, Any]]
@@ -46,7 +52,7 @@ def certificate(
         manifest: the tape.
         line: the line.
         scans: stream → what its topic holds; the raw one must be there.
-        skips: see `control.skips`.
+        skips: see `control.skips`; those beyond what was read do not count.
     """
     raw, known = scans[topics.MBO.stream], manifest.require_line(line)
     derived = [spec.stream for spec in topics.DERIVED if spec.stream in scans]
@@ -66,10 +72,18 @@ def certificate(
         "config": dict(known.config),
         "config_sha256": hashlib.sha256(canonical(known.config)).hexdigest(),
         "outputs": {stream: scans[stream].by_instrument() for stream in derived},
-        "skips": [dict(skip) for skip in skips],
+        "skips": [dict(skip) for skip in skips if _within(skip, scans)],
         "books": {name: str(state["book_digest"]) for name, state in sorted(summaries.items())},
     }
     return {**body, "sha256": seal(body)}
+
+
+def _within(skip: Mapping[str, Any], scans: Mapping[str, TopicScan]) -> bool:
+    """Whether the outputs that were read show a skip: what a stage leaves out later is no part of them."""
+    producer = f"{skip['stage']} stage"
+    streams = [spec.stream for spec in topics.DERIVED if spec.producer == producer and spec.stream in scans]
+    spans = [span for stream in streams for span in scans[stream].runs if span.partition == skip["partition"]]
+    return any(span.seq_to >= skip["seq"] for span in spans)
 
 
 def canonical(value: Any) -> bytes:
@@ -95,7 +109,8 @@ def read(path: Path) -> dict[str, Any]:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "is no JSON document"
         raise InputError(f"{path}: {reason}", remedy="give the report of a run, a certificate, or a tape") from error
     body = found.get("certificate", found) if isinstance(found, dict) else None
-    if not isinstance(body, dict) or not isinstance(body.get("sha256"), str) or body.get("version") not in KNOWN:
+    version = body.get("version") if isinstance(body, dict) and isinstance(body.get("sha256"), str) else None
+    if not isinstance(body, dict) or version not in KNOWN or not _FIELDS[version] <= body.keys():
         raise InputError(f"{path} holds no certificate", remedy="give the report of a run, a certificate, or a tape")
     if seal(body) != body["sha256"]:
         raise AnswerIsNo(
@@ -148,7 +163,7 @@ def _entries(body: Mapping[str, Any], what: str) -> Mapping[str, str]:
     if what == "records":
         return {name: entry["sha256"] for name, entry in body[what].items()}
     if what == "skips":
-        return {f"{e['stage']}[{e['partition']}] seq {e['seq']}": str(e["reason"]) for e in body[what]}
+        return {f"{e['stage']}[{e['partition']}] seq {e['seq']}.{e['part']}": str(e["reason"]) for e in body[what]}
     entries: Mapping[str, str] = (
         body[what] if what == "books" else body["outputs"].get(what.removeprefix("outputs."), {})
     )

@@ -3,7 +3,7 @@
 A cutover is made only where nothing of the old run is left half done. For each stage and partition:
 
 1. nobody works on the line;
-2. the newest checkpoint is of the run that the manifest names;
+2. the newest checkpoint is of the run that the manifest names, or was handed to it and nothing came since;
 3. the tail of every output topic is complete and ends at the checkpoint's seq, anywhere in the log, because whoever
    redoes work goes back. A clean stop (SIGTERM) of the old release leaves it so.
 
@@ -13,11 +13,11 @@ the place carry the run that made them.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from control.claims import Claim
-from control.tape_admin import TIMEOUT_S
+from control.tape_admin import TIMEOUT_S, TapeAdmin
 from runtime.codec import encode_avro
 from runtime.errors import InputError
 from runtime.kafka import CheckedProducer, newest_envelope
@@ -93,8 +93,7 @@ def hand_over(settings: Settings, servers: str, tape: str, line: str) -> tuple[M
             below = f"{manifest.tape_id}/{line}/{handover.stage}"
             Cutovers(objects, below).write(handover.partition, handover.cutover)
         _announce(servers, manifest, line, made)
-        done = manifest.with_line(line, replace(known, run=to_run, complete=False))
-        tapes.save(done)
+        done = TapeAdmin(settings, servers).hand_over(manifest, line, to_run)
     return done, made
 
 
@@ -118,10 +117,11 @@ def _judge(
     if loaded is None:
         return None
     checkpoint = loaded[0]
-    if checkpoint.run != manifest.lines[line].run:
-        raise NotCleanError(place, f"its checkpoint is of run {checkpoint.run}, not {manifest.lines[line].run}")
+    from_run, known = manifest.lines[line].run, Cutovers(objects, f"{manifest.tape_id}/{line}/{stage.name}")
+    if not known.allows(partition, checkpoint, from_run):
+        raise NotCleanError(place, f"its checkpoint is of run {checkpoint.run}, not {from_run}")
     stage.migrate(loaded[1], checkpoint.state_format)  # refuses what this release cannot read
-    cutover = Cutover(checkpoint.seq, checkpoint.run, to_run, checkpoint_hash(checkpoint))
+    cutover = Cutover(checkpoint.seq, from_run, to_run, checkpoint_hash(checkpoint))
     return Handover(stage.name, partition, cutover)
 
 

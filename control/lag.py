@@ -181,7 +181,7 @@ class Follower:
 
     def _stages_at_work(self) -> set[str] | None:
         """Stages whose consumer group has members; None if the broker does not say."""
-        prefix = f"barograph-{self.manifest.tape_id}-{self.line}-"
+        prefix = self.manifest.group(self.line, ())
         try:
             listed = self._admin.list_consumer_groups(request_timeout=ANSWER_TIMEOUT_S).result()
             groups = [g.group_id for g in listed.valid if g.group_id.startswith(prefix)]

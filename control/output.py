@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -77,14 +78,20 @@ def fields(value: Mapping[str, Any]) -> Table:
             for index, child in enumerate(node):
                 add(f"{prefix}.{index}", child)
         else:
-            table.add_row(f"[dim]{prefix}[/dim]", f"{node:,}" if isinstance(node, int) else str(node))
+            table.add_row(f"[dim]{escape(prefix)}[/dim]", f"{node:,}" if isinstance(node, int) else plain(node))
 
     add("", value)
     return table
 
 
+def plain(value: Any) -> str:
+    """A value that others gave, as it stands: what looks like markup is none, and nothing in it moves the cursor."""
+    text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(value))
+    return escape(text)
+
+
 def rows(titles: Sequence[str], body: Sequence[Sequence[Any]]) -> Table:
-    """Rows under titles."""
+    """Rows under titles; a text may hold rich's markup, so what others gave goes through `plain` first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         table.add_column(title)

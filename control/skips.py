@@ -1,7 +1,7 @@
 """What was left out as poison: one object per message, written once, and input to everything computed after it.
 
-`skips/TAPE_ID/LINE/STAGE/PARTITION/SEQ.json`, SEQ with 20 digits. The stage that skips writes it before any output, so
-whoever computes the line again leaves out the same messages.
+`skips/TAPE_ID/LINE/STAGE/PARTITION/SEQ.PART.json`, SEQ with 20 digits, PART with 6. The stage that skips writes it
+before any output, so whoever computes the line again leaves out the same messages.
 """
 
 import json
@@ -16,7 +16,7 @@ FIELDS: Final = ("seq", "part", "offset", "topic", "instrument", "reason", "erro
 
 
 def skips_of(store: ObjectStore, manifest: Manifest, line: str) -> list[dict[str, Any]]:
-    """The skips of a line in order of stage, partition and seq: `stage`, `partition` and `FIELDS`.
+    """The skips of a line in order of stage, partition, seq and part: `stage`, `partition` and `FIELDS`.
 
     Raises:
         InputError: one of them is damaged.
@@ -32,4 +32,4 @@ def skips_of(store: ObjectStore, manifest: Manifest, line: str) -> list[dict[str
             raise InputError(
                 f"the skip {file} of stage {stage} is damaged ({name})", remedy="restore it from a copy of the state"
             ) from error
-    return sorted(found, key=lambda skip: (skip["stage"], skip["partition"], skip["seq"]))
+    return sorted(found, key=lambda skip: (skip["stage"], skip["partition"], skip["seq"], skip["part"]))

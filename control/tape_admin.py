@@ -61,14 +61,22 @@ class TapeAdmin:
         return known
 
     def finish(self, manifest: Manifest) -> Manifest:
-        """Note that the `end` of every instrument was published."""
-        finished = replace(manifest, state="finished")
+        """Note that the `end` of every instrument was published; lines that were added meanwhile stay."""
+        finished = replace(self.tapes.load(manifest.tape) or manifest, state="finished")
         self._save(finished)
         return finished
 
     def complete(self, manifest: Manifest, line: str) -> Manifest:
         """Note that everything of a finished tape has arrived on a line."""
-        done = manifest.with_line(line, replace(manifest.require_line(line), complete=True))
+        known = self.tapes.load(manifest.tape) or manifest
+        done = known.with_line(line, replace(known.require_line(line), complete=True))
+        self._save(done)
+        return done
+
+    def hand_over(self, manifest: Manifest, line: str, to_run: str) -> Manifest:
+        """Note that another run computes a line from here on."""
+        known = self.tapes.load(manifest.tape) or manifest
+        done = known.with_line(line, replace(known.require_line(line), run=to_run, complete=False))
         self._save(done)
         return done
 

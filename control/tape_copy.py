@@ -3,7 +3,7 @@
 A tape is never rewritten: what it holds is what everything derived from it was made of. So a correction is a tape of
 its own, whose sources name the partitions that it was copied from, with the hash of what came out.
 
-What is left out would be a silent hole in a book. Therefore the first record of the instrument's next data message gets
+What is left out would be a silent hole in a book. Therefore the first record of the instrument's next whole block gets
 the flag F_MAYBE_BAD_BOOK, DBN's own word for "a gap was detected upstream": the engine distrusts the book from there to
 the next clear or snapshot, as it did on the old tape.
 """
@@ -68,8 +68,11 @@ def distrusted(message: Message) -> Message:
     return corrected(message, records.tobytes())
 
 
-def _has_records(message: Message) -> bool:
-    return message.envelope.kind == "data" and bool(message.value) and len(message.value) % MBO_DTYPE.itemsize == 0
+def _can_be_applied(message: Message) -> bool:
+    """Whether a message is a block of records that a stage takes; one that is broken stays broken, bit for bit."""
+    envelope, size = message.envelope, len(message.value)
+    whole = envelope.kind == "data" and size == envelope.count * MBO_DTYPE.itemsize
+    return whole and 0 < envelope.count <= RECORDS_PER_BLOCK_MAX and crc32(message.value) == envelope.crc32
 
 
 def edit(messages: Iterator[Message], edits: Edits) -> Iterator[Message]:
@@ -95,7 +98,7 @@ def edit(messages: Iterator[Message], edits: Edits) -> Iterator[Message]:
             raise InputError(
                 f"{where} has unreadable headers and cannot be copied", remedy="replace it or leave it out"
             )
-        if message.instrument in holes and _has_records(message):
+        if message.instrument in holes and _can_be_applied(message):
             message = distrusted(message)
             holes.discard(message.instrument)
         yield message

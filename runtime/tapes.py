@@ -10,6 +10,7 @@ the name of a tape, it is for reading only, and what is written names the tape i
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -114,6 +115,14 @@ class Manifest:
                 f"tape {self.tape} has no line {name!r} (known: {known})", remedy="see `barograph tape show`"
             )
         return self.lines[name]
+
+    def group(self, line: str, stages: Sequence[str]) -> str:
+        """Consumer group of the workers of the same stages on a line.
+
+        The tape's random id keeps a replaced tape from meeting the old one's commits. Names of lines hold `-` and no
+        `.`, so no line's group is, or begins like, that of another.
+        """
+        return f"barograph-{self.tape_id}.{line}.{'-'.join(stages)}"
 
     def with_line(self, name: str, line: Line) -> "Manifest":
         """This manifest with a line added or replaced."""

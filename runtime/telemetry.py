@@ -30,7 +30,7 @@ STAGE_LAG_MESSAGES: Final = Gauge(
 )
 STAGE_LAG_SECONDS: Final = Gauge(
     "barograph_stage_lag_seconds",
-    "Event time between the newest input and the last applied",
+    "Time between Kafka's timestamps of the newest input and of the last applied",
     ["stage", "tape", "partition"],
 )
 STAGE_IDLE_SECONDS: Final = Gauge(

@@ -96,6 +96,12 @@ class Envelope:
 
 _NAMES: Final = tuple(f.name for f in fields(Envelope) if f.name != "other")
 _TEXT: Final = frozenset({"kind", "schema", "source", "run", "summary", "skipped"})
+_COUNTS: Final = frozenset({"version", "count", "crc32", "part"})
+"""Numbers that are never below 0."""
+
+_NUMBER_BITS: Final = 63
+"""Bits of a number beside its sign. Avro, Arrow and Kafka's stamps hold no more, so a larger one could be read here and
+then neither be handed on nor be written into a dead letter."""
 
 
 def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope:
@@ -103,7 +109,7 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope
 
     Raises:
         UnknownKindError: `kind` is none of `KINDS`.
-        HeadersError: `kind` or `schema` is missing, a number is not one, or a text is not UTF-8.
+        HeadersError: `kind` or `schema` is missing, a number is not one or is out of range, or a text is not UTF-8.
     """
     known: dict[str, object] = {}
     other: list[tuple[str, bytes]] = []
@@ -113,7 +119,7 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope
             other.append((name, value))
             continue
         try:
-            known[name] = value.decode() if name in _TEXT else int(value)
+            known[name] = value.decode() if name in _TEXT else _number(name, value)
         except ValueError as error:
             raise HeadersError(name, raw) from error
     for name in ("kind", "schema"):
@@ -123,6 +129,13 @@ def from_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> Envelope
         raise UnknownKindError("kind", str(known["kind"]).encode())
     known["last"] = bool(known.get("last", True))
     return Envelope(**cast("dict[str, str]", known), other=tuple(other))  # type: ignore[arg-type]
+
+
+def _number(name: str, value: bytes) -> int:
+    number = int(value)
+    if number.bit_length() > _NUMBER_BITS or (number < 0 and name in _COUNTS):
+        raise ValueError(f"{name} is out of range")
+    return number
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]] | None, value: bytes) -> tuple[Envelope, str]:

@@ -5,23 +5,31 @@ Both are idempotent by id: whoever redoes the work says the same again, and read
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from runtime.codec import encode_avro
 from schemas import topics
 from schemas.envelope import Envelope, crc32
 from schemas.message import Message, Outgoing
-from schemas.topics import TopicSpec
+from schemas.topics import MESSAGE_BYTES_MAX, TopicSpec
 from streams.partition import Place
 from streams.poison import Skip
+
+ORIGINAL_BYTES_MAX: Final = MESSAGE_BYTES_MAX - (1 << 20)
+"""Key, headers and value of the original in a letter. A message may be as large as any, and its letter says more than
+it; a letter that no broker takes would keep the stage down for ever. What is cut off stands in the message's own topic.
+The rest of a MiB is for traceback and envelope."""
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """Key and headers of a message as they came, which is more than it knows of itself if they cannot be read."""
+    """Key and headers of a message as they came, which is more than it knows of itself if they cannot be read.
+
+    A header without a value (None) is told as an empty one.
+    """
 
     key: bytes
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 def letters(skip: Skip, message: Message, original: Original, stage: str, place: Place) -> list[Outgoing]:
@@ -35,6 +43,8 @@ def letters(skip: Skip, message: Message, original: Original, stage: str, place:
         place: partition, line and run that do so now.
     """
     where = (stage, message.topic, message.partition)
+    key, headers, value = _fitting(original, message.value)
+    cut = len(message.value) - len(value)
     letter = {
         "id": _id(*where, message.offset),
         "line": place.line,
@@ -45,10 +55,10 @@ def letters(skip: Skip, message: Message, original: Original, stage: str, place:
         "offset": message.offset,
         "seq": skip.seq,
         "timestamp_ms": message.timestamp_ms,
-        "key": original.key,
-        "value": message.value,
-        "headers": [{"name": name, "value": value} for name, value in original.headers],
-        "reason": skip.reason,
+        "key": key,
+        "value": value,
+        "headers": headers,
+        "reason": f"{skip.reason} (too large: the last {cut} bytes of the value are not here)" if cut else skip.reason,
         "error": skip.error,
         "trace": skip.trace,
         "attempts": skip.attempts,
@@ -71,6 +81,18 @@ def letters(skip: Skip, message: Message, original: Original, stage: str, place:
         _record(topics.DEAD_LETTERS, "dead_letter", letter, message, place),
         _record(topics.GAPS, "gap", gap, message, place),
     ]
+
+
+def _fitting(original: Original, value: bytes) -> tuple[bytes, list[dict[str, Any]], bytes]:
+    """Key, headers and value as far as they fit a letter, whose own key is that of the message once more."""
+    key = original.key[: ORIGINAL_BYTES_MAX // 4]
+    room = ORIGINAL_BYTES_MAX - len(key) - len(original.key)
+    headers = []
+    for name, content in original.headers:
+        room -= len(name.encode()) + len(content or b"")
+        if room >= 0:
+            headers.append({"name": name, "value": content or b""})
+    return key, headers, value[: max(room, 0)]
 
 
 def _record(spec: TopicSpec, schema: str, record: dict[str, Any], message: Message, place: Place) -> Outgoing:

@@ -123,6 +123,10 @@ class PartitionState:
         """(`seq`, `part`) of a message of the input."""
         return self.seq_of(message), 0 if self.stage.source is MBO else message.envelope.part
 
+    def is_last(self, message: Message) -> bool:
+        """Whether a message is the final one of its root. A raw message always is, whatever its headers say."""
+        return self.stage.source is MBO or message.envelope.last
+
     def is_repeat(self, message: Message) -> bool:
         """Whether a message came before.
 
@@ -156,14 +160,14 @@ class PartitionState:
         """
         if self.is_repeat(message):
             return None
-        envelope, (seq, part) = message.envelope, self.place_of(message)
+        envelope, (seq, part), last = message.envelope, self.place_of(message), self.is_last(message)
         outbox = Outbox()
         try:
             self._fill(outbox, message, seq, skip)
         except BaseException:
             outbox.close()
             raise
-        self.sequence.accept(seq, part, last=envelope.last, run=envelope.run, crc32=envelope.crc32)
+        self.sequence.accept(seq, part, last=last, run=envelope.run, crc32=envelope.crc32)
         return outbox
 
     def _fill(self, outbox: Outbox, message: Message, seq: int, skip: str) -> None:
@@ -180,7 +184,7 @@ class PartitionState:
                 raise BarographError(f"{self.stage.name} gave rows of a message, then refused it: {error}") from error
             raise
         stamp = reducer.stamp(message)
-        if message.envelope.last:
+        if self.is_last(message):
             for name, cutter in self._cutters.items():
                 part, value, count = cutter.close()
                 outbox.add(Part(name, part, value, count, last=True))

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Final
 
 import faust
 
@@ -29,10 +28,6 @@ from streams.run_id import run_id
 from streams.shell import StageShell, Timing
 from streams.stages import STAGES
 from streams.watch import Watch
-
-GROUP: Final = "barograph-{tape_id}-{line}-{stages}"
-"""Consumer group of the workers of the same stages. The tape's random id keeps a replaced tape from meeting the old
-one's commits."""
 
 
 class StageStores:
@@ -74,7 +69,7 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
     config = known.config
     stages = [make(config) for name, make in STAGES.items() if name in names or not names]
     warm()
-    group = GROUP.format(tape_id=manifest.tape_id, line=line, stages="-".join(stage.name for stage in stages))
+    group = manifest.group(line, [stage.name for stage in stages])
     app = make_app(group, settings.bootstrap_servers, settings.data_dir / "faust" / group, member=f"{group}-{slot}")
     alone = asyncio.Lock()
     clock, timing = WallClock(), Timing(settings.checkpoint_min_s, settings.checkpoint_max_s)

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from control import options
-from control.output import Output, fields, rows
+from control.output import Output, fields, plain, rows
 from runtime.errors import UsageError
 from runtime.object_store import object_store_at
 from runtime.tapes import TapeStore
@@ -43,10 +43,14 @@ def list_letters(
     with Services(settings, out) as services:
         found = [letter.brief() for letter in unique(read_letters(services.kafka(), manifest), wanted, stage)]
     titles = ("id", "line", "stage", "topic", "partition", "offset", "seq", "instrument", "bytes", "attempts", "reason")
-    body = [(f["id"][:ID_SHOWN], *(f[title] for title in titles[1:])) for f in found]
+    body = [(f["id"][:ID_SHOWN], *(_cell(f[title]) for title in titles[1:])) for f in found]
     if not found:
         out.note(f"tape {manifest.tape} has no dead letters")
     out.result(found, (lambda console: console.print(rows(titles, body))) if found else (lambda _: None))
+
+
+def _cell(value: int | str) -> int | str:
+    return plain(value) if isinstance(value, str) else value
 
 
 @dlq_app.command("show")

@@ -113,7 +113,23 @@ def test_an_older_version_is_compared_by_what_it_has() -> None:
 def test_other_skips_are_a_difference() -> None:
     body = issued(b"ab")
     left = {**body, "skips": [{"stage": "books", "partition": 0, **SKIP}]}
-    assert differences(left, body) == [Difference("skips", "books[0] seq 12", "bad", "")]
+    assert differences(left, body) == [Difference("skips", "books[0] seq 12.0", "bad", "")]
+
+
+def test_skips_of_two_parts_of_one_root_are_two() -> None:
+    body = issued(b"ab")
+    both = [{"stage": "bars", "partition": 0, **SKIP, "part": part} for part in (0, 1)]
+    found = differences({**body, "skips": both}, {**body, "skips": both[1:]})
+    assert found == [Difference("skips", "bars[0] seq 12.0", "bad", "")]
+
+
+def test_what_was_left_out_beyond_what_was_read_does_not_count() -> None:
+    """A tape that goes on is verified as far as its certificate goes."""
+    skips = [{"stage": "books", "partition": p, **SKIP, "seq": seq} for p, seq in ((0, 0), (0, 1), (0, 2), (1, 0))]
+    body = certificate.certificate(tape(), "main", scans(b"ab", b"cd"), skips)
+    assert [(skip["partition"], skip["seq"]) for skip in body["skips"]] == [(0, 0), (0, 1)]
+    bars = [{"stage": "bars", "partition": 0, **SKIP, "seq": 0}]
+    assert certificate.certificate(tape(), "main", scans(b"ab"), bars)["skips"] == []
 
 
 def test_a_report_or_a_bare_certificate_is_read(tmp_path: Path) -> None:
@@ -128,6 +144,14 @@ def test_an_edit_is_noticed(tmp_path: Path) -> None:
     body["books"][NAME] = "d2"
     (tmp_path / "c.json").write_text(json.dumps(body))
     with pytest.raises(AnswerIsNo, match="does not match its seal"):
+        certificate.read(tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("lacking", ["outputs", "records", "tape_id", "runs"])
+def test_a_sealed_file_without_a_part_is_no_certificate(lacking: str, tmp_path: Path) -> None:
+    body = {key: value for key, value in issued(b"ab").items() if key not in (lacking, "sha256")}
+    (tmp_path / "c.json").write_text(json.dumps({**body, "sha256": certificate.seal(body)}))
+    with pytest.raises(InputError, match="holds no certificate"):
         certificate.read(tmp_path / "c.json")
 
 

@@ -1,15 +1,18 @@
 """Dead letters without a broker: one of each id, hexdump, what a choice changes, and the edited copy of a tape."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from connectors import raw_messages
 from control.dead_letters import Letter, find, hexdump, letter_of, unique
 from control.letter_replay import ALL, Choice, edits_of
+from control.output import fields, plain, rows
 from control.tape_copy import Edits, corrected, edit
 from runtime.codec import encode_avro
 from runtime.errors import InputError
@@ -164,3 +167,21 @@ def test_an_unreadable_message_must_be_decided_about() -> None:
     assert [m.offset for m in edited({(0, 2): None}, whole)] == [0, 1, 3, 4, 5]
     (fixed,) = edited({(0, 2): records(3).tobytes()}, whole[2:3])
     assert (fixed.envelope.schema, fixed.envelope.count) == ("mbo", 1)
+
+
+def test_a_broken_block_that_stays_is_not_made_whole_by_a_flag() -> None:
+    broken = replace(data(2, 3), envelope=replace(data(2, 3).envelope, crc32=1))
+    large = data(3, *range(4097))
+    kept = edited({(0, 1): None}, [tape()[0], data(1, 1), broken, large, data(4, 4)])
+    assert kept[1:3] == [broken, large]
+    assert np.frombuffer(kept[3].value, MBO_DTYPE)["flags"][0] & F_MAYBE_BAD_BOOK
+
+
+def test_what_strangers_wrote_is_shown_as_it_stands() -> None:
+    file = io.StringIO()
+    screen = Console(file=file, width=80)
+    screen.print(rows(("key",), [(plain("a[/red]b[bold]\x1b[2J"),)]))
+    screen.print(fields({"key": "a[/red]b[bold]\x1b[2J", "[/x]": 1}))
+    shown = file.getvalue()
+    assert shown.count("a[/red]b[bold]\\x1b[2J") == 2
+    assert "[/x]" in shown

@@ -24,3 +24,10 @@ def test_a_held_lock_is_seen_and_stays_free_to_take(tmp_path: Path) -> None:
 def test_a_system_without_a_list_of_locks_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lag, "_LOCKS", tmp_path / "none")
     assert lag.is_held(tmp_path) is None
+
+
+def test_lines_whose_names_begin_alike_have_groups_of_their_own() -> None:
+    tape = Manifest("t", "id0")
+    assert tape.group("a", ["books", "bars"]) != tape.group("a-books", ["bars"])
+    assert not tape.group("main-fixed", ["books"]).startswith(tape.group("main", ()))
+    assert tape.group("main", ["books", "bars"]).removeprefix(tape.group("main", ())).split("-") == ["books", "bars"]
