@@ -423,7 +423,7 @@ class StageShell:
             owned.whole = repeat_of_whole
             self._repeats.inc()
         else:
-            owned.whole = message.envelope.last
+            owned.whole = owned.state.is_last(message)
             self._seconds.observe(now_s - started_s)
             self._records.inc(message.envelope.count)
         if owned.whole:
