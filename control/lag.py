@@ -232,8 +232,16 @@ def _behind_s(ahead: Message | None, behind: Message | None) -> float | None:
 
 def _idle_s(folder: Path) -> float | None:
     """Wall seconds since something was last written into a folder."""
-    times = [path.stat().st_mtime for path in folder.glob("*.json")]
+    times = [mtime for path in folder.glob("*.json") if (mtime := _mtime_s(path)) is not None]
     return max(0.0, time.time() - max(times)) if times else None
+
+
+def _mtime_s(path: Path) -> float | None:
+    """When a file was written; None if it is gone: stages forget old checkpoints while we look."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def is_held(path: Path) -> bool | None:

@@ -21,7 +21,7 @@ CELL_NS_MAX = 86_400 * PRICE_SCALE
 """Widths that the engine takes: below a microsecond nothing is left of a bin, a day is the longest session."""
 
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-Data = Annotated[Path | None, typer.Option("--data", help="folder of everything embedded [default: .barograph]")]
+Data = Annotated[Path | None, typer.Option("--data", help="folder of everything embedded; default: .barograph")]
 Bootstrap = Annotated[str | None, typer.Option("--bootstrap-servers", help="Kafka brokers; default: the embedded one")]
 ClickHouse = Annotated[str | None, typer.Option("--clickhouse-url", help="ClickHouse over HTTP; default: embedded")]
 Lake = Annotated[str | None, typer.Option("--lake-url", help="folder of the Parquet lake; default: in --data")]

@@ -120,6 +120,7 @@ class CheckedProducer:
         )
         self._timeout_s = timeout_s
         self._failures: list[tuple[str, int, str]] = []
+        self._newest: dict[tuple[str, int], tuple[int, Envelope | None]] = {}  # offset read up to, and what was found
         self._moved_s = 0.0
         self.sent = self.confirmed = 0
         self.confirmed_bytes = 0
@@ -169,8 +170,14 @@ class CheckedProducer:
         return True
 
     def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
-        """The highest (`seq`, `part`) anywhere on a partition; None if it is empty."""
-        newest = newest_envelope(self._servers, topic, partition)
+        """The highest (`seq`, `part`) anywhere on a partition; None if it is empty.
+
+        Asked again it reads only what came since: one broken definition makes poison of all that follows it, and each
+        of these asks.
+        """
+        start, known = self._newest.get((topic, partition), (0, None))
+        end, newest = _newest_since(self._servers, topic, partition, start, known)
+        self._newest[topic, partition] = end, newest
         return None if newest is None else (newest.seq, newest.part)
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
@@ -339,7 +346,18 @@ def newest_envelope(bootstrap_servers: str, topic: str, partition: int) -> Envel
     The newest message need not hold them: whoever redoes work goes back. So the whole log is read, and this is for rare
     questions only.
     """
+    return _newest_since(bootstrap_servers, topic, partition, 0, None)[1]
+
+
+def _newest_since(
+    bootstrap_servers: str, topic: str, partition: int, start: int, known: Envelope | None
+) -> tuple[int, Envelope | None]:
+    """Where a partition ends, and the newer of `known` and of what stands from offset `start` on."""
     with contextlib.closing(consumer(bootstrap_servers)) as client:
-        low, _ = watermarks(client, topic, partition)
-    found = (message.envelope for message in read_range(bootstrap_servers, topic, partition, low))
-    return max(found, key=lambda envelope: (envelope.seq, envelope.part), default=None)
+        low, high = watermarks(client, topic, partition)
+    newest = known
+    for message in read_range(bootstrap_servers, topic, partition, max(low, start), high):
+        envelope = message.envelope
+        if newest is None or (envelope.seq, envelope.part) > (newest.seq, newest.part):
+            newest = envelope
+    return high, newest

@@ -23,12 +23,12 @@ def bench(
     name: Annotated[str, typer.Argument(help="which bench: engine, streams, replay")],
     row: Annotated[list[str] | None, typer.Option("--row", help="only these rows, by name or group")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small and unjudged, to see that it runs")] = False,
-    runs: Annotated[int | None, typer.Option("--runs", min=1, help="samples of each figure [default: 7]")] = None,
+    runs: Annotated[int | None, typer.Option("--runs", min=1, help="samples of each figure; default: 7")] = None,
     peers: Annotated[
         Path | None, typer.Option("--peers", help="environment of `make peers`; default: beside us")
     ] = None,
     market_data: Annotated[
-        Path | None, typer.Option("--market-data", help="folder of real tapes [default: BAROGRAPH_DATA]")
+        Path | None, typer.Option("--market-data", help="folder of real tapes; default: BAROGRAPH_DATA")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

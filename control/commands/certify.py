@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def certify(
-    subject: Annotated[str, typer.Argument(help="report, certificate, or TAPE[/LINE] as it is now")],
+    subject: Annotated[str, typer.Argument(help="report, certificate, or TAPE or TAPE/LINE as it is now")],
     other: Annotated[str | None, typer.Argument(help="a second one, to compare")] = None,
     out_file: Annotated[Path | None, typer.Option("--out", help="file that takes the certificate of TAPE")] = None,
     bootstrap_servers: options.Bootstrap = None,

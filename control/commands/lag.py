@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 def lag(
     tape: Annotated[str | None, typer.Option("--tape", help="tape or alias; default: every tape and line")] = None,
-    line: options.ReadLine = None,
+    line: Annotated[
+        str | None, typer.Option("--line", help="only this line; default: the alias's, or main of --tape")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="look every 2 s until Ctrl-C")] = False,
     bootstrap_servers: options.Bootstrap = None,
     data: options.Data = None,

@@ -188,8 +188,8 @@ def test_dead_letters_are_listed_shown_and_replayed(desk: Callable[[], Desk], tm
     )
     before = list(read_range(here.kafka, "dead.mbo.v1", 0))
     after = list(read_range(here.kafka, "dead-2.mbo.v1", 0))
-    assert [(m.instrument, m.envelope.kind, m.timestamp_ms) for m in after] == [
-        (m.instrument, m.envelope.kind, m.timestamp_ms) for m in before if m.offset != 3
+    assert [(m.instrument, m.envelope.kind, m.envelope.t) for m in after] == [
+        (m.instrument, m.envelope.kind, m.envelope.t) for m in before if m.offset != 3
     ]
     assert (after[3].value, after[3].envelope.count) == (records(3, 4, 5).tobytes(), 3)
     assert np.frombuffer(after[4].value, MBO_DTYPE)["flags"].tolist() == [F_MAYBE_BAD_BOOK]
