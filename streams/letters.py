@@ -42,7 +42,7 @@ def letters(skip: Skip, message: Message, original: Original, stage: str, place:
         stage: who skipped it.
         place: partition, line and run that do so now.
     """
-    where = (stage, message.topic, message.partition)
+    where = (place.line, stage, message.topic, message.partition)
     key, headers, value = _fitting(original, message.value)
     cut = len(message.value) - len(value)
     letter = {

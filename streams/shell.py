@@ -20,7 +20,8 @@ costs as much as a small message, so a thread takes all messages that wait, and 
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -209,6 +210,7 @@ class StageShell:
         self._in_thread, self._aside = in_thread, aside
         self._generation = 0
         self._owned: dict[int, Owned] = {}
+        self.confirming = 0  # how much of it waits for the broker; what stands still then is not the stage
         labels = stage.name, manifest.tape  # looked up once: a look-up costs more than an increment
         self._records, self._repeats = STAGE_RECORDS.labels(*labels), STAGE_REPEATS.labels(*labels)
         self._seconds = STAGE_SECONDS.labels(stage.name)
@@ -269,10 +271,10 @@ class StageShell:
         for owned in list(self._owned.values()):
             try:
                 async with owned.lock:
+                    if owned.attempts is not None:  # alive, so no message killed it; what fails below is no death
+                        await self._in_thread(owned.poison.note, owned.attempts.ended())
+                        owned.attempts = None
                     await self.checkpoint(owned)
-                    if owned.attempts is not None and owned.attempts.start == owned.seq + 1:  # alive, no progress
-                        owned.attempts = owned.attempts.ended()
-                        await self._in_thread(owned.poison.note, owned.attempts)
             except (BarographError, OSError) as error:  # the others still can; whoever comes next redoes this one
                 log.warning("leaving without a checkpoint: %s", error)
 
@@ -453,7 +455,7 @@ class StageShell:
                 raise
         for letter in letters(skip, message, original, self.stage.name, owned.state.place):
             self._producer.send(letter)
-        await self._in_thread(self._producer.flush)  # never a marker without its letter
+        await self._in_thread(self._flush)  # never a marker without its letter
         STAGE_SKIPS.labels(self.stage.name, self.manifest.tape).inc()
         return await self._in_thread(owned.state.take, message, skip.reason)
 
@@ -520,9 +522,24 @@ class StageShell:
             owned.hole = hole, self._clock.monotonic_s()
 
     def _send(self, outbox: Outbox) -> None:
-        for message in outbox:
-            self._producer.send(message)
-            self._rows[message.topic].inc(message.envelope.count)
+        """In the thread: hand outputs to the producer, which waits while it cannot take more."""
+        with self._confirming():
+            for message in outbox:
+                self._producer.send(message)
+                self._rows[message.topic].inc(message.envelope.count)
+
+    def _flush(self) -> None:
+        """In the thread: wait until all that was sent is confirmed."""
+        with self._confirming():
+            self._producer.flush()
+
+    @contextmanager
+    def _confirming(self) -> Iterator[None]:
+        self.confirming += 1
+        try:
+            yield
+        finally:
+            self.confirming -= 1
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -538,7 +555,7 @@ class StageShell:
         if not owned.held or not owned.whole:
             return  # nothing new, or in the middle of a root message's parts
         started_s = self._clock.monotonic_s()
-        await self._in_thread(self._producer.flush)  # 1
+        await self._in_thread(self._flush)  # 1
         if owned.generation != self._generation:  # 2
             return
         try:

@@ -114,6 +114,9 @@ class Watch(threading.Thread):
             time.sleep(LOOK_EVERY_S)
             for shell in self._shells:
                 for owned in shell.owned():
+                    if shell.confirming:  # it waits for the broker, which has a patience of its own
+                        self._watched.pop((shell.topic, owned.partition), None)
+                        continue
                     try:
                         end, newest_ms = newest_of(client, shell.topic, owned.partition, LOOK_EVERY_S)
                     except KafkaException:

@@ -33,7 +33,7 @@ from runtime.tapes import Instrument, Line, Manifest, TapeStore, new_tape
 from schemas import bars, bins, topics, trades
 from schemas.columns import empty_table
 from schemas.envelope import Envelope, crc32
-from schemas.mbo import F_MAYBE_BAD_BOOK, MBO_DTYPE
+from schemas.mbo import F_MAYBE_BAD_BOOK, MBO_BYTES, MBO_DTYPE, MBO_RTYPE
 from schemas.message import Outgoing
 from sinks.reconcile import reconcile
 from tests.integration.conftest import SAMPLE
@@ -48,6 +48,7 @@ COLUMNS = {"bins": bins.columns(2), "trades": trades.COLUMNS, "bars": bars.COLUM
 
 def records(*sequences: int) -> np.ndarray:
     made = np.zeros(len(sequences), MBO_DTYPE)
+    made["rtype"], made["length"] = MBO_RTYPE, MBO_BYTES // 4
     made["sequence"], made["ts_event"] = sequences, np.array(sequences) * 10**9
     return made
 

@@ -761,3 +761,31 @@ def test_another_run_goes_on_where_a_cutover_names_both_and_migrates_the_state(t
     third = Bench(tmp_path, run="run1", state_format=4)
     with pytest.raises(InputError, match="format 2, this release reads 4"):
         third.shell.load(0)
+
+
+def test_an_outage_of_writes_is_no_death_and_skips_nothing(tmp_path: Path) -> None:
+    """The broker answers and confirms nothing: every start ends with an error, and the message is innocent."""
+
+    def fail() -> None:
+        raise InputError("not confirmed")
+
+    async def try_it() -> None:
+        bench = Bench(tmp_path)
+        await bench.assign()
+        await bench.take(bench.raw(0))
+        bench.producer.while_flushing = fail
+        with pytest.raises(InputError, match="not confirmed"):
+            await bench.tick(2)
+        await bench.leave()
+
+    for _ in range(DEATHS_MAX + 1):
+        asyncio.run(try_it())
+    bench = Bench(tmp_path)
+    assert bench.stores.poison(0).attempts().deaths == 0
+
+    async def go_on() -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0))
+
+    asyncio.run(go_on())
+    assert bench.marks() == [(BASE, 1, "")]
