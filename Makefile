@@ -40,7 +40,7 @@ $(PEERS)/.ready: infra/peers/requirements.lock
 	@touch $@
 
 test: setup browser ## all tests but the long ones
-	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: setup browser ## soak and large seed counts
 	@$(BIN)/python -m pytest -m long $(ARGS)
