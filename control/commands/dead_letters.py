@@ -98,7 +98,7 @@ def replay_letters(
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compute again what dead letters kept out: on a new line, or on a new tape with their bytes corrected."""
+    """Compute again what was skipped: on a new line (--to-line), or on a new tape with corrected bytes (--to-tape)."""
     from control import letter_replay
     from control.services import Services
 
