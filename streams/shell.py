@@ -124,6 +124,12 @@ class Timing:
     max_s: float = 30.0
 
 
+CAREFUL_MESSAGES: Final = 512
+"""Messages that a worker takes one by one where processes died before. Each costs some writes to the store, so with
+many more a partition that was unlucky three times would fall behind for good; a culprit further on is met later, and is
+then nearer to the newest state."""
+
+
 @dataclass(slots=True)
 class Owned:
     """A partition that this worker owns, as of one assignment.
@@ -137,6 +143,7 @@ class Owned:
         attempts: attempts as they stand now; None before the first message and after leaving.
         offset, seq: the last message whose root is complete; -1 before the first.
         due_s: when the next checkpoint may be written.
+        careful: messages that are still to be taken one by one, because a process died near here.
         timestamp_ms: Kafka's timestamp of the last message applied; -1 before the first.
         moved_s: when the last message was taken, on the shell's clock; at first, when the partition was assigned.
         taken: offset of the last message taken.
@@ -155,6 +162,7 @@ class Owned:
     due_s: float
     moved_s: float
     attempts: Attempts | None = None
+    careful: int = 0
     timestamp_ms: int = -1
     taken: int = -1
     whole: bool = True
@@ -299,13 +307,14 @@ class StageShell:
             self._refuse_foreign(partition, checkpoint)
             reducer.restore(self.stage.migrate(pieces, checkpoint.state_format))
             offset, seq = checkpoint.offset, checkpoint.seq
-        now_s = self._clock.monotonic_s()
+        now_s, known = self._clock.monotonic_s(), poison.attempts()
         return Owned(
             generation=self._generation,
             state=PartitionState(self.stage, where, reducer, seq + 1),
             poison=poison,
             skips=poison.skips(),
-            known=poison.attempts(),
+            known=known,
+            careful=CAREFUL_MESSAGES if known.careful else 0,
             offset=offset,
             seq=seq,
             due_s=now_s + self._timing.min_s,
@@ -344,7 +353,7 @@ class StageShell:
 
     async def _take_some(self, owned: Owned, deliveries: Sequence[Delivery]) -> int:
         """Messages of a partition, as many as may be taken in one go; how many were done, at least one."""
-        if owned.known.careful:
+        if owned.careful:
             await self._take_alone(owned, deliveries[0])
             return 1
         done = 0
@@ -357,6 +366,7 @@ class StageShell:
 
     async def _take_alone(self, owned: Owned, delivery: Delivery) -> None:
         """One message while nothing else in the process is tried, and its state stored: a process died near it."""
+        owned.careful -= 1
         async with self._alone:
             await self._take(owned, delivery)
             if owned.whole:
