@@ -36,6 +36,10 @@ outage (some 20 s) or one giant gap in time; a dead agent is back within a minut
 LOOK_EVERY_S: Final = 5.0
 """How often to look; lag metrics are as old as this at most."""
 
+ASK_TIMEOUT_S: Final = 5.0
+"""How long the broker may take to say where a partition ends. Without an answer nothing is judged, so a time-out that a
+busy machine exceeds would blind the watchdog."""
+
 QUIET_S: Final = 15.0
 """Silence of an input after which the log says so, once. Live venues send clock messages every half second, so this is
 a connector that stopped; replays fall silent at their end."""
@@ -118,7 +122,7 @@ class Watch(threading.Thread):
                         self._watched.pop((shell.topic, owned.partition), None)
                         continue
                     try:
-                        end, newest_ms = newest_of(client, shell.topic, owned.partition, LOOK_EVERY_S)
+                        end, newest_ms = newest_of(client, shell.topic, owned.partition, ASK_TIMEOUT_S)
                     except KafkaException:
                         self._watched.clear()  # nothing is known: start anew once the broker answers
                         continue

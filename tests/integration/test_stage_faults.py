@@ -242,7 +242,7 @@ def test_an_agent_that_stands_still_while_input_waits_ends_the_process(
         "b.BooksReducer.apply = lambda self, m: time.sleep(999) if m.offset == 20 else apply(self, m)\n"
     )
     worker = start("still", QUICK_WATCH + hang)
-    assert worker.wait(90) == 75, (tmp_path / "worker.log").read_text()[-2000:]
+    assert worker.wait(150) == 75, (tmp_path / "worker.log").read_text()[-2000:]
     assert "stands still at offset 20" in (tmp_path / "worker.log").read_text()
     again = start("still", QUICK_WATCH)
     with closing(Arrival(kafka, manifest, "main", tmp_path / "state")) as arrival:
