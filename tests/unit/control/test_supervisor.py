@@ -135,20 +135,23 @@ import pathlib, sys, time
 starts = pathlib.Path(sys.argv[1])
 before = len(list(starts.iterdir()))
 (starts / str(before)).touch()
+while not pathlib.Path(sys.argv[2]).exists():
+    time.sleep(0.01)
 sys.exit(3) if before < 2 else time.sleep(60)
 """
-    starts = tmp_path / "starts"
+    starts, may_die = tmp_path / "starts", tmp_path / "may die"
     starts.mkdir()
     seen: list[ProcessStatus] = []
     supervisor = Supervisor(
         [
-            ProcessSpec("frail", [*python(code), str(starts)], policy=Policy(first_delay_s=0.01)),
+            ProcessSpec("frail", [*python(code), str(starts), str(may_die)], policy=Policy(first_delay_s=0.01)),
             ProcessSpec("short", python("pass")),
         ],
         tmp_path / "log",
         seen.append,
     )
-    supervisor.start()
+    supervisor.start()  # a process that died during the very first start would be an error of its own
+    may_die.touch()
     try:
         until(supervisor, lambda: len(list(starts.iterdir())) == 3 and supervisor.statuses()[1].last_exit == 0)
         frail, short = supervisor.statuses()
