@@ -4,12 +4,12 @@
 before any output, so whoever computes the line again leaves out the same messages.
 """
 
-import json
+from dataclasses import asdict
 from typing import Any, Final
 
-from runtime.errors import InputError
 from runtime.object_store import ObjectStore
 from runtime.tapes import Manifest
+from streams.poison import read_skip
 
 FIELDS: Final = ("seq", "part", "offset", "topic", "instrument", "reason", "error", "attempts", "run")
 """What of a skip belongs into a certificate. Its traceback does not: it names paths of one machine."""
@@ -24,12 +24,7 @@ def skips_of(store: ObjectStore, manifest: Manifest, line: str) -> list[dict[str
     prefix = f"skips/{manifest.tape_id}/{line}/"
     found = []
     for name in store.names(prefix):
-        stage, partition, file = name.removeprefix(prefix).split("/")
-        try:
-            body = json.loads(store.get(name) or b"")
-            found.append({"stage": stage, "partition": int(partition), **{key: body[key] for key in FIELDS}})
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"the skip {file} of stage {stage} is damaged ({name})", remedy="restore it from a copy of the state"
-            ) from error
+        stage, partition, _ = name.removeprefix(prefix).split("/")
+        body = asdict(read_skip(store, name))
+        found.append({"stage": stage, "partition": int(partition), **{key: body[key] for key in FIELDS}})
     return sorted(found, key=lambda skip: (skip["stage"], skip["partition"], skip["seq"], skip["part"]))

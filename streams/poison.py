@@ -24,7 +24,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from runtime.errors import BarographError
+from runtime.errors import InputError
 from runtime.object_store import ObjectStore
 
 Place = tuple[int, int]
@@ -146,16 +146,16 @@ class PoisonStore:
         """All skips of the partition by place.
 
         Raises:
-            BarographError: one is damaged; without it the line's outputs cannot be told.
+            InputError: one is damaged.
         """
-        known = [self._read(name) for name in self._store.names(self._skips)]
+        known = [read_skip(self._store, name) for name in self._store.names(self._skips)]
         return {(skip.seq, skip.part): skip for skip in known}
 
     def write(self, skip: Skip) -> Skip:
         """Write a skip down unless there is one already; the one that stands."""
         name = f"{self._skips}{skip.seq:020d}.{skip.part:06d}.json"
         self._store.put_new(name, json.dumps(asdict(skip), indent=1).encode())
-        return self._read(name)
+        return read_skip(self._store, name)
 
     def attempts(self) -> Attempts:
         """What was tried so far; a damaged note is none: counting begins anew."""
@@ -170,14 +170,20 @@ class PoisonStore:
         """Write down what is being tried."""
         self._store.put(self._attempts, json.dumps(asdict(attempts)).encode())
 
-    def _read(self, name: str) -> Skip:
-        try:
-            return Skip(**json.loads(self._store.get(name) or b""))
-        except (ValueError, TypeError) as error:
-            raise BarographError(
-                f"the record of a skipped message, {name}, is damaged",
-                remedy="write it again from the dead letter of that message (`barograph dlq list`)",
-            ) from error
+
+def read_skip(store: ObjectStore, name: str) -> Skip:
+    """The skip that lies under a name.
+
+    Raises:
+        InputError: it is damaged; without it the line's outputs cannot be told.
+    """
+    try:
+        return Skip(**json.loads(store.get(name) or b""))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"the record of a skipped message, {name}, is damaged",
+            remedy="write it again from the dead letter of that message (`barograph dlq list`)",
+        ) from error
 
 
 def one_line(text: str) -> str:

@@ -241,7 +241,7 @@ class StageShell:
         loaded = {number: await self._aside(self.load, number) for number in partitions}
         lows = await self._source.log_starts(list(loaded))
         for number, owned in loaded.items():
-            self.refuse_trimmed(owned, lows.get(number, 0))
+            self.refuse_trimmed(number, owned.offset, lows.get(number, 0))
         if generation != self._generation:
             return {}  # another assignment came meanwhile
         self._owned = loaded
@@ -302,10 +302,9 @@ class StageShell:
         where = Where(self.manifest.tape, self.line, partition, base, self.run)
         reducer, poison = self.stage.reducer(), self._stores.poison(partition)
         offset, seq = -1, base - 1
-        if loaded := self._stores.checkpoints.load(partition):
-            checkpoint, pieces = loaded
-            self._refuse_foreign(partition, checkpoint)
-            reducer.restore(self.stage.migrate(pieces, checkpoint.state_format))
+        if stored := self.stored(partition):
+            checkpoint, pieces = stored
+            reducer.restore(pieces)
             offset, seq = checkpoint.offset, checkpoint.seq
         now_s, known = self._clock.monotonic_s(), poison.attempts()
         return Owned(
@@ -322,6 +321,19 @@ class StageShell:
             taken=offset,
         )
 
+    def stored(self, partition: int) -> tuple[Checkpoint, Mapping[str, bytes]] | None:
+        """The newest checkpoint of a partition with its pieces in this release's format; None if there is none.
+
+        Raises:
+            InputError: it is of another run or input topic, or of a format that cannot be read.
+        """
+        loaded = self._stores.checkpoints.load(partition)
+        if loaded is None:
+            return None
+        checkpoint, pieces = loaded
+        self._refuse_foreign(partition, checkpoint)
+        return checkpoint, self.stage.migrate(pieces, checkpoint.state_format)
+
     def _refuse_foreign(self, partition: int, checkpoint: Checkpoint) -> None:
         """Another topic's state is never right; another run's only where a cutover names both."""
         if checkpoint.topic_id != self.topic_id:
@@ -336,18 +348,19 @@ class StageShell:
             "or make the tape again with --replace",
         )
 
-    def refuse_trimmed(self, owned: Owned, low: int) -> None:
+    def refuse_trimmed(self, partition: int, offset: int, low: int) -> None:
         """Refuse to start where messages that the state needs have left the log; never jump over them.
 
         Args:
-            owned: a loaded partition.
+            partition: the partition.
+            offset: last message that its state contains; -1 without a state.
             low: first offset that is still in the log.
 
         Raises:
             TrimmedError: some are missing.
         """
-        if owned.offset + 1 < low:
-            raise TrimmedError(self.topic, owned.partition, owned.offset + 1, low - 1)
+        if offset + 1 < low:
+            raise TrimmedError(self.topic, partition, offset + 1, low - 1)
 
     # -- messages ----------------------------------------------------------------------------------------------------
 

@@ -113,4 +113,5 @@ def _refuse_what_cannot_go_on(shell: StageShell, bootstrap_servers: str) -> None
     with closing(consumer(bootstrap_servers)) as client:
         for partition in range(shell.manifest.partitions):
             low, _ = watermarks(client, shell.topic, partition)
-            shell.refuse_trimmed(shell.load(partition), low)
+            stored = shell.stored(partition)  # looked at, not restored: most partitions belong to other workers
+            shell.refuse_trimmed(partition, stored[0].offset if stored else -1, low)
