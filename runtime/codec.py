@@ -18,7 +18,7 @@ from fastavro.read import SchemaResolutionError
 
 from runtime.avro_schemas import latest, reader_schema, writer_schema
 from runtime.errors import InputError
-from schemas.columns import Column, Table, concat_tables, from_arrow, table_rows, to_arrow
+from schemas.columns import ArrowRows, Column, Table, concat_tables, from_arrow, table_rows
 
 _WIRE: Final = struct.Struct(">bI")
 
@@ -48,11 +48,7 @@ def encode_rows(table: Table, columns: Sequence[Column], metadata: Mapping[str, 
     """The table as an Arrow IPC stream; empty bytes for a table without rows."""
     if table_rows(table) == 0:
         return b""
-    batch = to_arrow(table, columns, metadata)
-    sink = pa.BufferOutputStream()  # a Python file would be called back, with the interpreter's lock, for each buffer
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return cast("bytes", sink.getvalue().to_pybytes())
+    return ArrowRows(columns, metadata).stream(table)
 
 
 def decode_batches(value: bytes) -> list[pa.RecordBatch]:

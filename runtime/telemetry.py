@@ -6,6 +6,7 @@ or an address.
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -53,6 +54,41 @@ SINK_ROWS: Final = Counter("barograph_sink_rows", "Rows confirmed by a sink", ["
 SINK_SECONDS: Final = Histogram("barograph_sink_write_seconds", "Time to write one batch", ["sink"])
 
 
+_CHATTY: Final = frozenset({"aiokafka", "faust", "mode"})
+"""Libraries that say the same again and again while a broker is away: 80 lines a second for each worker."""
+
+REPEATED_MAX: Final = 3
+REPEATED_WINDOW_S: Final = 10.0
+"""The same is said three times in ten seconds at most: enough to see what is wrong and since when, and in a whole night
+without a broker a log grows by 10 MB, not by 400."""
+
+
+class Throttle(logging.Filter):
+    """Holds back repetitions of the chatty; the next line that is let through says how many were.
+
+    Args:
+        monotonic_s: the clock.
+    """
+
+    def __init__(self, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._monotonic_s = monotonic_s
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line is written."""
+        if record.name.partition(".")[0] not in _CHATTY:
+            return True
+        now_s, what = self._monotonic_s(), (record.name, str(record.msg)[:80])
+        since_s, times = self._said.get(what, (now_s, 0))
+        if now_s - since_s >= REPEATED_WINDOW_S:
+            if times > REPEATED_MAX:
+                record.msg = f"{record.msg} (and {times - REPEATED_MAX} more like it in {now_s - since_s:.0f} s)"
+            since_s, times = now_s, 0
+        self._said[what] = since_s, times + 1
+        return times < REPEATED_MAX
+
+
 def configure_logging(level: str) -> None:
     """Plain lines on standard error, one per event, with UTC time; libraries that chatter are held back."""
     logging.basicConfig(
@@ -63,6 +99,9 @@ def configure_logging(level: str) -> None:
     logging.Formatter.converter = time.gmtime
     for name in ("aiokafka", "numba", "asyncio", "httpx", "urllib3", "uvicorn"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    throttle = Throttle()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(throttle)
 
 
 def serve_metrics(port: int, host: str = "127.0.0.1") -> None:

@@ -8,9 +8,14 @@ import faust
 from schemas.topics import MESSAGE_BYTES_MAX
 from streams import faust_consumer
 
-BUFFERED_MESSAGES: Final = 32
-"""Messages per partition that wait in memory. At 4,096 records each that is 7 MiB; Faust's own 4,096 would be 900 MiB.
+BUFFERED_MESSAGES: Final = 64
+"""Messages per partition that wait in memory. At 4,096 records each that is 14 MiB; Faust's own 4,096 would be 900 MiB.
 Fewer than 16 starve the worker between two fetches."""
+
+FETCHED_MESSAGES: Final = BUFFERED_MESSAGES - 4 * BUFFERED_MESSAGES // 5
+"""Messages that one fetch brings: what always fits. Faust stops fetching for a partition whose buffer is four fifths
+full; what a fetch brings beyond a full buffer is waited for, and with it every other partition and stage of the
+process: thousands of small messages in one fetch made a slow stage stop its neighbours for minutes."""
 
 SESSION_S: Final = 10.0
 """How long the group waits for a silent worker. A paused process loses its partitions after it; a static member that
@@ -41,6 +46,7 @@ def make_app(group: str, bootstrap_servers: str, data_dir: Path, *, member: str 
         stream_wait_empty=False,  # true makes every rebalance wait for messages we hold on purpose
         stream_buffer_maxsize=BUFFERED_MESSAGES,
         stream_recovery_delay=0.0,
+        broker_max_poll_records=FETCHED_MESSAGES,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=MESSAGE_BYTES_MAX,
         producer_max_request_size=MESSAGE_BYTES_MAX,

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from runtime.codec import encode_rows
 from runtime.errors import BarographError
 from runtime.sequence import Sequence, Verdict
-from schemas.columns import Column, Table, concat_tables, row_dtype, slice_table, table_rows
+from schemas.columns import ArrowRows, Column, Table, concat_tables, row_dtype, slice_table, table_rows
 from schemas.envelope import Envelope, crc32
 from schemas.message import Message, Outgoing
 from schemas.topics import MBO
@@ -66,10 +65,11 @@ class PartCutter:
     part: int = 0
     _waiting: list[Table] = field(default_factory=list)
     _rows: int = 0
-    _size: int = 0
+    _size: int = field(init=False)
+    _arrow: ArrowRows = field(init=False)
 
     def __post_init__(self) -> None:
-        self._size = rows_per_part(self.columns)
+        self._size, self._arrow = rows_per_part(self.columns), ArrowRows(self.columns)
 
     def add(self, table: Table) -> list[tuple[int, bytes, int]]:
         """Take rows; returns the full parts that are certain not to be the last: (part, value, rows)."""
@@ -94,7 +94,8 @@ class PartCutter:
 
     def _encode(self, table: Table) -> tuple[int, bytes, int]:
         self.part += 1
-        return self.part - 1, encode_rows(table, self.columns), table_rows(table)
+        rows = table_rows(table)
+        return self.part - 1, self._arrow.stream(table) if rows else b"", rows
 
 
 class PartitionState:

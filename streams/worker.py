@@ -6,8 +6,11 @@ checkpoints. So a stage that gets a worker of its own goes on from the states it
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import closing
+from threading import Thread, Timer
+from typing import Any, Final
 
 import faust
 
@@ -27,7 +30,12 @@ from streams.poison import PoisonStore
 from streams.run_id import run_id
 from streams.shell import StageShell, Timing
 from streams.stages import STAGES
-from streams.watch import Watch
+from streams.watch import EXIT_CODE, Watch
+
+LEAVE_S: Final = 5.0
+"""How long an orderly end may take. With a broker it takes 2 s; without one its last confirmations would be waited for
+until `DELIVERY_TIMEOUT_S`. Whoever comes next redoes what was not confirmed, as after a `kill -9`. Much shorter would
+cut checkpoints of a busy machine, longer than 10 s meets the patience of supervisors."""
 
 
 class StageStores:
@@ -68,7 +76,7 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
     _refuse_another_run(manifest, line, known.run, run_id(known.config))
     config = known.config
     stages = [make(config) for name, make in STAGES.items() if name in names or not names]
-    warm()
+    Thread(target=warm, name="warm", daemon=True).start()  # loads the kernels while Faust waits to join its group
     group = manifest.group(line, [stage.name for stage in stages])
     app = make_app(group, settings.bootstrap_servers, settings.data_dir / "faust" / group, member=f"{group}-{slot}")
     alone = asyncio.Lock()
@@ -95,7 +103,17 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
     Watch(shells, settings.bootstrap_servers, clock).start()
     serve_metrics(settings.metrics_port)
     level = logging.getLevelName(logging.getLogger().level).lower()
-    faust.Worker(app, loglevel=level, redirect_stdouts=False, override_logging=False).execute_from_commandline()
+    Worker(app, loglevel=level, redirect_stdouts=False, override_logging=False).execute_from_commandline()
+
+
+class Worker(faust.Worker):
+    """Faust's worker, which leaves in time: an orderly end waits for the broker, and one that is away never answers."""
+
+    def _schedule_shutdown(self, signal: Any) -> None:
+        deadline = Timer(LEAVE_S, os._exit, (EXIT_CODE,))
+        deadline.daemon = True
+        deadline.start()
+        super()._schedule_shutdown(signal)
 
 
 def _refuse_another_run(manifest: Manifest, line: str, theirs: str, ours: str) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas import bins, trades
-from schemas.columns import Column, Table, arrow_schema, table_rows, to_arrow
+from schemas.columns import ArrowRows, Column, Table, table_rows
 
 Stream = Literal["bins", "grid", "trades"]
 STREAMS: Final[tuple[Stream, ...]] = ("bins", "grid", "trades")
@@ -210,7 +210,8 @@ class Encoder:
         self.columns: Sequence[Column] = layout.columns()
         self.row_bytes = layout.row_bytes()
         self.rows_max = max(1, min(ROWS_MAX, BATCH_BYTES_MAX // self.row_bytes))
-        self.schema: pa.Schema = arrow_schema(self.columns, self._metadata())
+        self._arrow = ArrowRows(self.columns, self._metadata())
+        self.schema: pa.Schema = self._arrow.schema
         self.schema_payload: bytes = self.schema.serialize().to_pybytes()
         self.encoded = 0
         self._cache: OrderedDict[tuple[int, int], bytes] = OrderedDict()
@@ -225,16 +226,10 @@ class Encoder:
         cached = self._cache.get(key)
         if cached is not None:
             return cached
-        made = encode_rows(select(block, self.layout, start, stop), self.columns)
+        made: bytes = self._arrow.batch(select(block, self.layout, start, stop)).serialize().to_pybytes()
         self.encoded += 1
         self._cache[key] = made
         self._cache_bytes += len(made)
         while self._cache_bytes > CACHE_BYTES_MAX and len(self._cache) > 1:
             self._cache_bytes -= len(self._cache.popitem(last=False)[1])
         return made
-
-
-def encode_rows(table: Table, columns: Sequence[Column]) -> bytes:
-    """One encapsulated record-batch message of the table's rows, uncompressed."""
-    payload: bytes = to_arrow(table, columns).serialize().to_pybytes()
-    return payload

@@ -142,3 +142,13 @@ def test_without_the_mend_a_busy_partition_waits_for_seconds(kafka: str, counts:
     filled(kafka, topic, counts, 50_000)
     assert app_reads(kafka, topic, "theirs")[wait] > 0, "the library is mended"
     assert app_reads(kafka, topic, "ours")[wait] == 0
+
+
+@pytest.mark.parametrize(("whose", "stops"), [("theirs", True), ("ours", False)])
+def test_a_partition_that_stands_still_does_not_stop_the_others(kafka: str, whose: str, stops: bool) -> None:
+    """Small messages: one fetch brings more of the stuck partition than its buffer holds, and Faust waits for it."""
+    topic = f"mends-stuck-{whose}"
+    filled(kafka, topic, [2_000, 500], 20)
+    told = app_reads(kafka, topic, whose, "stuck")
+    assert told["seen"]["0"] == 1
+    assert (told["seen"]["1"] < 500) is stops

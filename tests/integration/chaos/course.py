@@ -4,7 +4,7 @@
 
 Writes docs/evidence/chaos.json and chaos.md; a part that was not asked for keeps its last result. Ends with 1 if
 anything was lost, doubled or different. `CHAOS_KILLS` and `CHAOS_STARTS` make it shorter; `CHAOS_FAULTS` names, with
-commas between, the only faults to strike.
+`|` between, the only faults to strike.
 """
 
 import itertools
@@ -38,7 +38,7 @@ AAPL: Final = DATA / "derived" / "AAPL_20120621_lobster50.mbo.dbn.zst"
 ESH4: Final = DATA / "dbn" / "esh4-glbx-mdp3-20231225.mbo.dbn.zst"
 
 KILLS: Final = int(os.environ.get("CHAOS_KILLS", "100"))
-ONLY: Final = os.environ.get("CHAOS_FAULTS", "").split(",")
+ONLY: Final = os.environ.get("CHAOS_FAULTS", "").split("|")
 STARTS: Final = int(os.environ.get("CHAOS_STARTS", "200"))
 BLOCK_RECORDS: Final = 20
 """Small blocks: many messages for a fault to strike between."""
