@@ -1,6 +1,14 @@
-"""The right to start the workers of a tape and line: one process at a time holds it, and it dies with that process."""
+"""Who may work on a tape and line. Both rights are locks on files, and die with the process that holds them.
 
+The *claim* is the right to start the workers of a line: `up` and `run` hold it. A *slot* is the place of one worker
+among those of the same stages: each worker holds its own, also one that was started by hand. So whoever wants to delete
+or hand over a line sees everybody who works on it from this data folder.
+"""
+
+import fcntl
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from control.embedded.folder_lock import FolderLock
 from runtime.errors import FolderInUseError
@@ -17,7 +25,7 @@ class Claim:
     """
 
     def __init__(self, state_dir: Path, manifest: Manifest, line: str) -> None:
-        self._lock = FolderLock(state_dir / "workers" / manifest.tape_id / line, "a set of workers")
+        self._lock = FolderLock(_folder(state_dir, manifest) / line, "a set of workers")
         self._held = False
 
     def take(self) -> bool:
@@ -34,3 +42,31 @@ class Claim:
         """Give it back; nothing happens if it is not held."""
         self._lock.release()
         self._held = False
+
+
+def worker_slot(state_dir: Path, manifest: Manifest, line: str, stages: Sequence[str], slot: int) -> FolderLock:
+    """The place of one worker; to be held as long as it lives."""
+    name = f"{'-'.join(stages) or 'all'}-{slot}"
+    return FolderLock(_folder(state_dir, manifest) / line / _SLOTS / name, f"worker {slot} of the same stages")
+
+
+def held_slots(state_dir: Path, manifest: Manifest) -> list[Path]:
+    """Locks of workers that live, on any line of a tape."""
+    return [path for path in _folder(state_dir, manifest).glob(f"*/{_SLOTS}/*/.owner") if is_locked(path)]
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a file's lock."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+_SLOTS: Final = "slots"
+
+
+def _folder(state_dir: Path, manifest: Manifest) -> Path:
+    return state_dir / "workers" / manifest.tape_id

@@ -11,16 +11,18 @@ Then the place is written down, announced on `ops.runs.v1`, and the manifest nam
 the place carry the run that made them.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from control.claims import Claim
-from control.tape_admin import TIMEOUT_S, TapeAdmin
+from control.groups import stages_at_work
+from control.tape_admin import TIMEOUT_S, WORKERS_TIMEOUT_S, TapeAdmin
 from runtime.codec import encode_avro
 from runtime.errors import InputError
-from runtime.kafka import CheckedProducer, newest_envelope
+from runtime.kafka import CheckedProducer, admin, newest_envelope
 from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Manifest, TapeStore
@@ -71,7 +73,7 @@ def hand_over(settings: Settings, servers: str, tape: str, line: str) -> tuple[M
         The manifest as it stands now, and the cutovers that were made; none if the run is the same.
 
     Raises:
-        InputError: somebody works on the line.
+        InputError: somebody works on the line, and still does after `WORKERS_TIMEOUT_S`.
         NotCleanError: the old run left something half done.
     """
     objects = object_store_at(settings.state_location)
@@ -81,7 +83,7 @@ def hand_over(settings: Settings, servers: str, tape: str, line: str) -> tuple[M
     to_run = run_id(known.config)
     if known.run == to_run:
         return manifest, []
-    with _nobody_works(settings, manifest, line):
+    with _nobody_works(settings, servers, manifest, line):
         stages = [make(known.config) for make in STAGES.values()]
         made = [
             found
@@ -126,13 +128,22 @@ def _judge(
 
 
 @contextmanager
-def _nobody_works(settings: Settings, manifest: Manifest, line: str) -> Iterator[None]:
+def _nobody_works(settings: Settings, servers: str, manifest: Manifest, line: str) -> Iterator[None]:
+    """Keep everybody from starting workers here, and wait until none is left anywhere."""
     claim = Claim(settings.state_dir, manifest, line)
     if not claim.take():
         raise InputError(
             f"workers run on tape {manifest.tape}, line {line}", remedy="stop `barograph up` or `run` first"
         )
+    client, deadline_s = admin(servers), time.monotonic() + WORKERS_TIMEOUT_S
     try:
+        while busy := stages_at_work(client, manifest, line):
+            if time.monotonic() > deadline_s:
+                raise InputError(
+                    f"a worker of {', '.join(sorted(busy))} runs on tape {manifest.tape}, line {line}",
+                    remedy="stop it with SIGTERM, wherever it runs, then try again",
+                )
+            time.sleep(0.5)
         yield
     finally:
         claim.release()

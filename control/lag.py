@@ -1,7 +1,7 @@
 """How far each consumer of a tape is behind, looked at from outside: topics, progress files, locks and groups.
 
-Everything is counted in root messages of the raw topic, so stages and sinks can be compared. A *position* is the number
-of root messages, from the start of the partition, whose effect is complete:
+Everything is counted in root messages of the raw topic, and their records, so stages and sinks can be compared. A
+*position* is the number of root messages, from the start of the partition, whose effect is complete:
 
 | consumer | its input ends | its position is told by | alive when |
 |---|---|---|---|
@@ -20,19 +20,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from control.arrival import SINKS
+from control.groups import stages_at_work
 from runtime.errors import BarographError
-from runtime.kafka import ANSWER_TIMEOUT_S, admin, consumer, refuse_error, to_message, watermarks
+from runtime.kafka import ANSWER_TIMEOUT_S, admin, consumer, read_raw, refuse_error, to_message, watermarks
 from runtime.lag import Sample, Status, Window
 from runtime.settings import Settings
 from runtime.tapes import Manifest
+from schemas.envelope import read_headers
 from schemas.message import Message
 from schemas.topics import DERIVED, MBO, TopicSpec
 from schemas.units import NS_PER_SECOND
 from sinks.progress import Progress, progress_from_json
+
+SAMPLED: Final = 16
+"""Messages that are read to tell how many records wait. Reading them all would cost as much as what is behind."""
 
 LOOKS: Final = 2
 LOOK_EVERY_S: Final = 0.5
@@ -60,6 +65,7 @@ class Look:
     Attributes:
         key: which consumer.
         end, position: see the module's table, root messages.
+        lag_records: records in the root messages between them.
         event_lag_s: event seconds that it is behind; None where either side holds nothing.
         idle_s: wall seconds since it last stored its progress; None if it never did.
         alive: whether it is at work; None if that cannot be seen.
@@ -68,6 +74,7 @@ class Look:
     key: Key
     end: int
     position: int
+    lag_records: int
     event_lag_s: float | None
     idle_s: float | None
     alive: bool | None
@@ -123,6 +130,7 @@ class Follower:
             "end": look.end,
             "position": look.position,
             "lag": lag,
+            "lag_records": look.lag_records,
             "lag_s": None if look.event_lag_s is None else round(look.event_lag_s, 3),
             "idle_s": None if look.idle_s is None else round(look.idle_s, 1),
             "alive": look.alive,
@@ -130,7 +138,7 @@ class Follower:
         }
 
     def _looks(self) -> Iterator[Look]:
-        members = self._stages_at_work()
+        members = stages_at_work(self._admin, self.manifest, self.line)
         for partition in range(self.manifest.partitions):
             base = self.manifest.base[partition]
             raw = _newest(self._client, MBO.name(self.manifest.tape), partition)
@@ -144,23 +152,39 @@ class Follower:
                 idle_s = _idle_s(self.settings.state_dir / self._checkpoints(stage, partition))
                 alive = self._alive(members is not None and stage in members, known=members is not None)
                 key = Key("stage", stage, spec.stream, partition)
-                yield Look(key, end, position, _behind_s(raw, last), idle_s, alive)
+                waiting = self._records(raw, position)
+                yield Look(key, end, position, waiting, _behind_s(raw, last), idle_s, alive)
             for sink in SINKS:
                 for spec in (MBO, *DERIVED):
-                    yield self._sink(sink, spec, partition, *reached[spec.stream])
+                    yield self._sink(sink, spec, partition, *reached[spec.stream], raw)
 
-    def _sink(self, sink: str, spec: TopicSpec, partition: int, end: int, newest: Message | None) -> Look:
+    def _sink(
+        self, sink: str, spec: TopicSpec, partition: int, end: int, newest: Message | None, raw: Message | None
+    ) -> Look:
         key = Key("sink", sink, spec.stream, partition)
         path = self._progress_path(sink, spec, partition)
         if path is None:
-            return Look(key, end, 0, None, None, None)
+            return Look(key, end, 0, self._records(raw, 0, end), None, None, None)
         progress: Progress = progress_from_json(path.read_bytes())
         written = _at(self._client, spec.name(self.manifest.tape, self.line), partition, progress.offset - 1)
         idle_s = max(0.0, time.time() - path.stat().st_mtime)
         held = is_held(path.with_name(f".{path.name}.lock"))
         alive = self._alive(bool(held), known=held is not None)
         position = max(0, progress.seq - self.manifest.base[partition])
-        return Look(key, end, position, _behind_s(newest, written), idle_s, alive)
+        waiting = self._records(raw, position, end)
+        return Look(key, end, position, waiting, _behind_s(newest, written), idle_s, alive)
+
+    def _records(self, raw: Message | None, position: int, end: int | None = None) -> int:
+        """Records in root messages `position` to before `end`; beyond `SAMPLED` messages as many as those hold."""
+        lag = 0 if raw is None else (raw.offset + 1 if end is None else end) - position
+        if raw is None or lag <= 0:
+            return 0
+        sampled = min(lag, SAMPLED)
+        try:
+            found = [*read_raw(self.bootstrap_servers, raw.topic, raw.partition, position, position + sampled)]
+        except BarographError:  # they have left the log
+            return round(lag * raw.envelope.count)
+        return round(lag * sum(read_headers(m.headers(), b"")[0].count for m in found) / sampled)
 
     def _alive(self, seen: bool, *, known: bool = True) -> bool | None:
         """Whether a consumer is at work; None where it may be about to: somebody runs the tape's workers."""
@@ -178,20 +202,6 @@ class Follower:
 
     def _checkpoints(self, stage: str, partition: int) -> str:
         return f"checkpoints/{self.manifest.tape_id}/{self.line}/{stage}/{partition}/manifests"
-
-    def _stages_at_work(self) -> set[str] | None:
-        """Stages whose consumer group has members; None if the broker does not say."""
-        prefix = self.manifest.group(self.line, ())
-        try:
-            listed = self._admin.list_consumer_groups(request_timeout=ANSWER_TIMEOUT_S).result()
-            groups = [g.group_id for g in listed.valid if g.group_id.startswith(prefix)]
-            if not groups:
-                return set()
-            described = self._admin.describe_consumer_groups(groups, request_timeout=ANSWER_TIMEOUT_S)
-            busy = [name for name, future in described.items() if future.result().members]
-        except KafkaException:
-            return None
-        return {stage for name in busy for stage in name.removeprefix(prefix).split("-")}
 
 
 def once(followers: list[Follower]) -> list[dict[str, Any]]:

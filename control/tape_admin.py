@@ -1,14 +1,12 @@
 """Making, changing and deleting tapes: manifest, topics, announcement, and everything that was derived from them."""
 
-import fcntl
 import shutil
 import time
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
-from control.claims import Claim
+from control.claims import Claim, held_slots, is_locked
 from control.services import open_store
 from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
@@ -115,7 +113,11 @@ class TapeAdmin:
         claims = [Claim(state_dir, manifest, line) for line in manifest.lines]
         locks = [p for p in state_dir.glob(f"sinks/*/{manifest.tape_id}/**/.*.lock") if p.is_file()]
         deadline_s = time.monotonic() + WORKERS_TIMEOUT_S
-        while not all(claim.take() for claim in claims) or any(_is_locked(path) for path in locks):
+        while (
+            not all(claim.take() for claim in claims)
+            or held_slots(state_dir, manifest)
+            or any(is_locked(path) for path in locks)
+        ):
             if time.monotonic() > deadline_s:
                 raise InputError(
                     f"tape {manifest.tape} is still being worked on", remedy="stop that process, then try again"
@@ -142,13 +144,3 @@ class TapeAdmin:
         producer = CheckedProducer(self._servers, timeout_s=TIMEOUT_S)
         producer.send(Outgoing(TAPES.name(), 0, manifest.tape, value, envelope))
         producer.flush()
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a sink's lane."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False

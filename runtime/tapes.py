@@ -9,6 +9,7 @@ the name of a tape, it is for reading only, and what is written names the tape i
 """
 
 import json
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +18,8 @@ from typing import Any, Final, Literal
 from runtime.errors import InputError
 from runtime.object_store import ObjectStore
 from schemas.names import is_name
+
+log = logging.getLogger(__name__)
 
 State = Literal["open", "finished", "deleted"]
 _ROOT: Final = "tapes"
@@ -201,12 +204,34 @@ class TapeStore:
         self._store.delete(self._name(tape))
 
     def aliases(self) -> dict[str, Alias]:
-        """Every alias by its name, in order."""
-        found = {name: name.removeprefix(f"{_ALIASES}/") for name in self._store.names(f"{_ALIASES}/")}
-        return {
-            file.removesuffix(".json"): Alias(**json.loads(self._store.get(name) or b"{}"))
-            for name, file in found.items()
-        }
+        """Every alias by its name, in order; those whose file is damaged are left out, with a warning."""
+        files = sorted(name.removeprefix(f"{_ALIASES}/") for name in self._store.names(f"{_ALIASES}/"))
+        found = {}
+        for name in (file.removesuffix(".json") for file in files):
+            try:
+                alias = self.alias(name)
+            except InputError as error:
+                log.warning("%s", error)
+                continue
+            if alias is not None:
+                found[name] = alias
+        return found
+
+    def alias(self, name: str) -> Alias | None:
+        """What an alias stands for; None if there is none of that name.
+
+        Raises:
+            InputError: its file is damaged.
+        """
+        data = self._store.get(f"{_ALIASES}/{name}.json") if is_name(name) else None
+        if data is None:
+            return None
+        try:
+            return Alias(**json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise InputError(
+                f"the file of alias {name} is damaged", remedy=f"remove it: `barograph tape alias {name} --delete`"
+            ) from error
 
     def resolve(self, name: str, line: str | None = None) -> tuple[Manifest, str]:
         """The tape and line that a reader means: a tape's own name, or an alias.
@@ -218,8 +243,8 @@ class TapeStore:
         Raises:
             InputError: neither is there, an alias names a tape that is gone, or the tape has no such line.
         """
-        alias = self.aliases().get(name)
-        if alias is None or self.load(name) is not None:
+        alias = None if self.load(name) is not None else self.alias(name)
+        if alias is None:
             manifest, wanted = self.require(name), line or "main"
         else:
             manifest, wanted = self._named_by(name, alias), line or alias.line
@@ -254,7 +279,7 @@ class TapeStore:
         Raises:
             InputError: there is no such alias.
         """
-        if name not in self.aliases():
+        if f"{_ALIASES}/{name}.json" not in set(self._store.names(f"{_ALIASES}/")):
             known = ", ".join(self.aliases()) or "none yet"
             raise InputError(f"there is no alias {name!r} (known: {known})", remedy="see `barograph tape list`")
         self._store.delete(f"{_ALIASES}/{name}.json")
@@ -265,7 +290,7 @@ class TapeStore:
         Raises:
             InputError: there is an alias of that name.
         """
-        alias = self.aliases().get(name)
+        alias = self.alias(name)
         if alias is not None:
             raise InputError(
                 f"{name} is an alias of tape {alias.tape}, so no tape can be made under it",

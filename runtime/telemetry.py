@@ -29,6 +29,11 @@ STAGE_REPEATS: Final = Counter("barograph_stage_repeats", "Input messages droppe
 STAGE_LAG_MESSAGES: Final = Gauge(
     "barograph_stage_lag_messages", "Input messages that wait", ["stage", "tape", "partition"]
 )
+STAGE_LAG_RECORDS: Final = Gauge(
+    "barograph_stage_lag_records",
+    "Records or rows in them, by what the messages taken lately held",
+    ["stage", "tape", "partition"],
+)
 STAGE_LAG_SECONDS: Final = Gauge(
     "barograph_stage_lag_seconds",
     "Time between Kafka's timestamps of the newest input and of the last applied",

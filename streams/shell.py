@@ -130,6 +130,10 @@ many more a partition that was unlucky three times would fall behind for good; a
 then nearer to the newest state."""
 
 
+LATELY: Final = 1 / 16
+"""Weight of the newest message in what messages hold lately."""
+
+
 @dataclass(slots=True)
 class Owned:
     """A partition that this worker owns, as of one assignment.
@@ -147,6 +151,7 @@ class Owned:
         timestamp_ms: Kafka's timestamp of the last message applied; -1 before the first.
         moved_s: when the last message was taken, on the shell's clock; at first, when the partition was assigned.
         taken: offset of the last message taken.
+        records: records or rows in a message, as those taken lately held.
         whole: whether the last message applied completed its root; in between, no checkpoint is taken.
         held: messages applied since the last checkpoint, not acknowledged.
         hole: the first message out of place since the assignment, and when; None if all were in order.
@@ -165,6 +170,7 @@ class Owned:
     careful: int = 0
     timestamp_ms: int = -1
     taken: int = -1
+    records: float = 0.0
     whole: bool = True
     held: list[Delivery] = field(default_factory=list)
     hole: tuple[HoleError, float] | None = None
@@ -451,6 +457,7 @@ class StageShell:
             owned.whole = owned.state.is_last(message)
             self._seconds.observe(now_s - started_s)
             self._records.inc(message.envelope.count)
+            owned.records += (message.envelope.count - owned.records) * LATELY
         if owned.whole:
             owned.offset, owned.seq = max(owned.offset, delivery.offset), owned.state.sequence.next_seq - 1
             STAGE_SEQ.labels(self.stage.name, self.manifest.tape, str(owned.partition)).set(owned.seq)

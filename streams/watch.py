@@ -24,7 +24,13 @@ from confluent_kafka import KafkaException
 from runtime.clock import Clock
 from runtime.kafka import admin, newest_of
 from runtime.lag import Sample, Status, Window
-from runtime.telemetry import STAGE_IDLE_SECONDS, STAGE_LAG_MESSAGES, STAGE_LAG_SECONDS, STAGE_STATUS
+from runtime.telemetry import (
+    STAGE_IDLE_SECONDS,
+    STAGE_LAG_MESSAGES,
+    STAGE_LAG_RECORDS,
+    STAGE_LAG_SECONDS,
+    STAGE_STATUS,
+)
 from streams.shell import StageShell
 
 log = logging.getLogger(__name__)
@@ -129,9 +135,9 @@ class Watch(threading.Thread):
                     behind_ms = newest_ms - owned.timestamp_ms if owned.timestamp_ms >= 0 else None
                     lag_s = None if behind_ms is None else max(0, behind_ms) / 1000
                     sample = Sample(self._clock.monotonic_s(), end, owned.taken + 1, lag_s)
-                    self.judge(
-                        shell.stage.name, shell.manifest.tape, (shell.topic, owned.partition), sample, owned.moved_s
-                    )
+                    stage, tape = shell.stage.name, shell.manifest.tape
+                    STAGE_LAG_RECORDS.labels(stage, tape, str(owned.partition)).set(round(sample.lag * owned.records))
+                    self.judge(stage, tape, (shell.topic, owned.partition), sample, owned.moved_s)
 
     def judge(self, stage: str, tape: str, key: tuple[str, int], sample: Sample, moved_s: float) -> None:
         """Take a sample of a partition, and do what follows from it."""

@@ -7,7 +7,7 @@ checkpoints. So a stage that gets a worker of its own goes on from the states it
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from threading import Thread, Timer
 from typing import Any, Final
@@ -56,7 +56,15 @@ class StageStores:
         return PoisonStore(self._store, f"{self._below}/{partition}")
 
 
-def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *, slot: int = 0) -> None:
+def run_stages(
+    names: Sequence[str],
+    tape: str,
+    line: str,
+    settings: Settings,
+    *,
+    slot: int = 0,
+    admit: Callable[[Manifest], object] = lambda manifest: None,
+) -> None:
     """Run stages on a tape and line; ends the process.
 
     Args:
@@ -64,6 +72,7 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
         tape, line: what to work on; the tape must exist and hold the line.
         settings: `bootstrap_servers` must be set.
         slot: number of this worker among those of these stages; each has one of its own.
+        admit: called with the tape when nothing about it speaks against a start; may refuse by raising.
 
     Raises:
         InputError: no such tape or line, or it is of another run.
@@ -74,6 +83,7 @@ def run_stages(names: Sequence[str], tape: str, line: str, settings: Settings, *
     manifest = TapeStore(store).require(tape)
     known = manifest.require_line(line)
     _refuse_another_run(manifest, line, known.run, run_id(known.config))
+    admit(manifest)
     config = known.config
     stages = [make(config) for name, make in STAGES.items() if name in names or not names]
     Thread(target=warm, name="warm", daemon=True).start()  # loads the kernels while Faust waits to join its group

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from control.bench.engine_runs import PER_BIN
-from control.bench.measure import Bound, Figure, Row
+from control.bench.measure import Bound, Figure, Row, Skip
 from control.bench.oracle import WrongAnswerError
 from control.bench.session import Session
 from control.bench.stream_peers import Marks, loop
@@ -23,6 +23,7 @@ BLOCKS: Final = {4_096: 4_000_000, 1_024: 2_000_000, 64: 300_000}
 """Records in a block, and in the backlog of it: a few seconds of work each."""
 _QUICK: Final = 20
 """A quick backlog is this many times smaller."""
+_QUICK_BLOCK: Final = 1_024
 _AIMS: Final = {4_096: 4e6, 1_024: 1.5e6, 64: 0.1e6}
 _GATES: Final = {4_096: 0.5, 1_024: 0.35}
 SILENCE_MAX_S: Final = 0.25
@@ -108,6 +109,8 @@ def stage(block: int) -> Callable[[Session], list[Row]]:
     name = f"stage_{block}"
 
     def measure(session: Session) -> list[Row]:
+        if session.quick and block != _QUICK_BLOCK:
+            raise Skip(f"{name} runs the same code as stage_{_QUICK_BLOCK}, and a quick bench must be quick")
         records = BLOCKS[block] // (_QUICK if session.quick else 1)
         shape = Shape(records, levels=22, queue=session.scaled(40, 455), per_bin=PER_BIN, churn=20_000)
         stream, digest = session.stream(shape)

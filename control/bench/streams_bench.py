@@ -27,6 +27,6 @@ CASES: Final = (
         resume_after_kill,
         alone=False,
     ),
-    Case("idle_cost", ("idle_cost",), idle_cost, alone=False),
+    Case("idle_cost", ("idle_cost", "bin_close_max"), idle_cost, alone=False),
     *(Case(f"run_{name}", (f"run_{name}",), run_tape(name)) for name in TAPES),
 )

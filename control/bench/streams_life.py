@@ -14,7 +14,7 @@ from control.bench.measure import Bound, Figure, Row, Skip
 from control.bench.session import Session
 from control.bench.stream_tape import LOOK_EVERY_S, NAME, PATIENCE_S, BenchTape, follow, lost, messages_of
 from control.bench.streams_backlog import noop_run
-from control.bench.streams_live import Due, in_background, live_blocks, offer
+from control.bench.streams_live import Due, Latencies, in_background, live_blocks
 from control.bench.synthetic import START_NS, Shape, Stream, make
 from runtime.kafka import CheckedProducer, consumer, watermarks
 from runtime.lifeline import Child
@@ -133,10 +133,12 @@ QUIET: Final = 20
 """Quiet instruments, each with a clock message every `CLOCK_NS`."""
 CLOCK_NS: Final = 500 * NS_PER_MS
 _BUSY_RATE: Final = 76_000
+CLOSE_MAX_S: Final = 1.0
+"""From the end of a bin to its message, for quiet instruments too: a viewer must see that nothing happened."""
 
 
 def idle_cost(session: Session) -> list[Row]:
-    """Cores that a worker with every stage takes: one busy instrument, 20 quiet ones whose clocks tick."""
+    """A worker with every stage, one busy instrument, 20 quiet ones whose clocks tick: its cores, its latest bin."""
     seconds = session.scaled(1, 10)
     turns = session.runs
     shape = Shape(turns * seconds * _BUSY_RATE, levels=22, queue=455, per_bin=7_600, churn=20_000)
@@ -145,20 +147,20 @@ def idle_cost(session: Session) -> list[Row]:
     tape = BenchTape(session, "idle", stream.tick_px, instruments=(NAME, *names))
     opening = messages_of(Stream(stream.opening, stream.records[:0], stream.tick_px, 0, {}), tape.topic, 1)[0][:-1]
     opening += _quiet_books(tape, names)
-    feed = _with_clocks(tape.topic, names, live_blocks(tape.topic, NAME, stream.records, shape.cell_ns))
+    feed = _with_clocks(tape.topic, names, live_blocks(tape.topic, NAME, stream.records, shape.cell_ns), shape.cell_ns)
     tape.publish(opening)
     line = tape.open_line()
     worker = tape.worker(line)
-    cores = []
+    cores, slowest = [], []
     try:
         follow(tape.servers, tape.output("books", line), len(opening), worker)
-        producer, base_ns = CheckedProducer(tape.servers), START_NS
+        bins, base_ns = Latencies(tape.servers, tape.topic, tape.output("books", line)), START_NS
         for turn in range(turns):
             until_ns = START_NS + (turn + 1) * seconds * NS_PER_SECOND
             part = [due for due in feed if base_ns <= due.t_ns < until_ns]
-            begin_s, spent_s = time.monotonic(), _cpu_s(worker.pid)
-            offer(producer, part, base_ns, begin_s)
-            cores.append((_cpu_s(worker.pid) - spent_s) / (time.monotonic() - begin_s))
+            spent_s = _cpu_s(worker.pid)
+            slowest.append(float(bins.run(part, base_ns, worker).max()) / 1e3)
+            cores.append((_cpu_s(worker.pid) - spent_s) / seconds)
             base_ns = until_ns
         sent = [*opening, *(due.message for due in feed if due.t_ns < base_ns)]
         tape.settle(line, list(STAGES), len(sent), worker)
@@ -166,7 +168,10 @@ def idle_cost(session: Session) -> list[Row]:
         worker.terminate(0)
     tape.check("idle_cost", line, tape.truth(sent, list(STAGES)))
     told = shape.conditions() | {"busy_records_per_s": _BUSY_RATE, "quiet": QUIET, "clock_ms": 500, "stages": [*STAGES]}
-    return [Row("idle_cost", Figure(tuple(cores)), "cores", gate=Bound("<=", 1.0), conditions=told)]
+    return [
+        Row("idle_cost", Figure(tuple(cores)), "cores", gate=Bound("<=", 1.0), conditions=told),
+        Row("bin_close_max", Figure(tuple(slowest)), "s longest", gate=Bound("<=", CLOSE_MAX_S), conditions=told),
+    ]
 
 
 def _quiet_books(tape: BenchTape, names: Sequence[str]) -> list[Outgoing]:
@@ -180,13 +185,14 @@ def _quiet_books(tape: BenchTape, names: Sequence[str]) -> list[Outgoing]:
     return out
 
 
-def _with_clocks(topic: str, names: Sequence[str], feed: Sequence[Due]) -> list[Due]:
+def _with_clocks(topic: str, names: Sequence[str], feed: Sequence[Due], cell_ns: int) -> list[Due]:
     """A feed with the clock messages of quiet instruments in between, spread evenly."""
     until_ns, out = feed[-1].t_ns, list(feed)
     for number, name in enumerate(names):
         for t_ns in range(START_NS + number * CLOCK_NS // len(names), until_ns, CLOCK_NS):
             tick = raw_messages.clock(topic, name, 0, t_ns=t_ns, source="bench", arrived=-1)
-            out.append(Due(t_ns, -1, tick))
+            first_end_ns = ((t_ns - CLOCK_NS) // cell_ns + 1) * cell_ns  # of those that this one closes
+            out.append(Due(t_ns, first_end_ns if t_ns - CLOCK_NS >= START_NS else -1, tick))
     return sorted(out, key=lambda due: due.t_ns)
 
 

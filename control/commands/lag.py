@@ -76,10 +76,12 @@ def _places(state: str, tape: str | None, line: str | None) -> list[tuple[Manife
 
 def _lag_table(found: list[dict[str, Any]]) -> Table:
     colours = {"OK": "green", "WARN": "yellow", "UNKNOWN": "dim", "STALLED": "red", "STOPPED": "red"}
-    keys = ("stream", "partition", "end", "position", "lag", "lag_s", "idle_s")
+    keys = ("stream", "partition", "end", "position", "lag", "lag_records", "lag_s", "idle_s")
     body = []
     for r in found:
         place, name = f"{r['tape']}/{r['line']}", r["consumer"].partition(" ")[2]
         cells = ("-" if r[key] is None else r[key] for key in keys)
         body.append((place, name, *cells, f"[{colours[r['status']]}]{r['status']}[/]"))
-    return rows(("tape/line", "consumer", "stream", "part", "end", "at", "lag", "lag s", "idle s", "status"), body)
+    return rows(
+        ("tape/line", "consumer", "stream", "part", "end", "at", "lag", "records", "lag s", "idle s", "status"), body
+    )

@@ -13,13 +13,14 @@ from typing import Annotated, Any, cast
 import typer
 
 from control import options
+from control.claims import worker_slot
 from control.output import Output
 from runtime.endpoints import Endpoints
 from runtime.errors import MissingServiceError, PortTakenError, UsageError
 from runtime.lifeline import watch_lifeline
 from runtime.object_store import object_store_at
 from runtime.settings import Settings
-from runtime.tapes import TapeStore
+from runtime.tapes import Manifest, TapeStore
 from runtime.telemetry import serve_metrics
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -81,7 +82,12 @@ def stage(
             raise UsageError(f"there is no stage {name!r}", remedy=f"use one of: {', '.join(STAGES)}")
     settings = _with_broker(options.settings(data_dir=data, bootstrap_servers=bootstrap_servers))
     watch_lifeline()
-    run_stages(names or (), tape, line, settings, slot=slot)
+    named = names or ()
+
+    def admit(manifest: Manifest) -> None:
+        worker_slot(settings.state_dir, manifest, line, named, slot).acquire()
+
+    run_stages(named, tape, line, settings, slot=slot, admit=admit)
 
 
 def sink(

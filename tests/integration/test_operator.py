@@ -221,9 +221,10 @@ def test_lag_says_who_stands_and_how_far(desk: Callable[[], Desk]) -> None:
     with closing(Follower(here.kafka, manifest, "main", settings)) as follower:
         (row, *_) = follower.look(0.0)
         assert (row["end"], row["position"], row["lag"], row["lag_s"]) == (published, 5, published - 5, 2.0)
+        assert row["lag_records"] == 1  # a block of one record, and two ends
         here.derive("late", range(5, published))
         (row, *_) = follower.look(1.0)
-        assert (row["lag"], row["lag_s"], row["status"]) == (0, 0.0, "OK")
+        assert (row["lag"], row["lag_records"], row["lag_s"], row["status"]) == (0, 0, 0.0, "OK")
 
 
 def test_certificates_of_equal_and_of_different_tapes(desk: Callable[[], Desk], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from control.arrival import Arrival
 from control.cutover import NotCleanError, hand_over
 from control.pipeline import LINE_CONFIG
 from runtime.codec import decode_avro, decode_rows
+from runtime.errors import InputError
 from runtime.kafka import CheckedProducer, admin, consumer, read_range, watermarks
 from runtime.object_store import LocalObjectStore, object_store_at
 from runtime.settings import Settings
@@ -161,7 +162,9 @@ def test_a_trimmed_log_is_refused_with_the_missing_range(kafka: str, tmp_path: P
     assert "Traceback" not in said
 
 
-def test_another_release_takes_a_line_over_only_by_a_cutover(kafka: str, tmp_path: Path, start: Start) -> None:
+def test_another_release_takes_a_line_over_only_by_a_cutover(
+    kafka: str, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest, reports = make_tape("handed", SAMPLE, SMALL_BLOCKS, kafka, tmp_path)
     new_run = manifest.lines["main"].run
     tapes = TapeStore(LocalObjectStore(tmp_path / "state"))
@@ -181,6 +184,13 @@ def test_another_release_takes_a_line_over_only_by_a_cutover(kafka: str, tmp_pat
         refused = start("handed")
         assert refused.wait(60) == 2
         assert "barograph tape cutover handed" in (tmp_path / "worker.log").read_text()
+        twin = start("handed", OLD_RELEASE)
+        assert twin.wait(60) == 2
+        assert "worker 0 of the same stages" in (tmp_path / "worker.log").read_text()
+        with monkeypatch.context() as patch:
+            patch.setattr("control.cutover.WORKERS_TIMEOUT_S", 0.0)
+            with pytest.raises(InputError, match="a worker of bars, books runs on tape"):
+                hand_over(settings, kafka, "handed", "main")
         old.terminate()
         assert old.wait(20) == 0
 

@@ -93,16 +93,15 @@ def restart_worker(world: World, rng: random.Random) -> float:
 
 
 def kill_broker(world: World, rng: random.Random, down_s: float = 1.0) -> float:
-    """Killed, down for a while, started again on the same folder and port."""
+    """Killed, down for a while, started again on the same folder and port; down until it answers again."""
     pid = world.broker.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     struck = time.monotonic()
     time.sleep(down_s)
     world.broker.stop()
-    down = time.monotonic() - struck
     world.broker.start()
-    return down
+    return time.monotonic() - struck
 
 
 def fill_disk(world: World, rng: random.Random) -> float:

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from control.claims import Claim
+import pytest
+
+from control.claims import Claim, held_slots, worker_slot
+from runtime.errors import FolderInUseError
 from runtime.tapes import Manifest, new_tape
 
 HOLD = """
@@ -40,3 +43,19 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     holder.kill()
     holder.communicate()
     assert Claim(tmp_path, tape, "main").take()
+
+
+def test_workers_are_seen_wherever_they_were_started(tmp_path: Path) -> None:
+    manifest, other = new_tape("t"), new_tape("o")
+    mine, second = (worker_slot(tmp_path, manifest, "main", ["books"], n) for n in (0, 1))
+    assert Claim(tmp_path, manifest, "main").take()  # the claim is no worker
+    mine.acquire()
+    second.acquire()
+    assert len(held_slots(tmp_path, manifest)) == 2
+    assert held_slots(tmp_path, other) == []
+    with pytest.raises(FolderInUseError):
+        worker_slot(tmp_path, manifest, "main", ["books"], 0).acquire(0)
+    worker_slot(tmp_path, manifest, "main", [], 0).acquire()  # all stages: another group, another place
+    mine.release()
+    second.release()
+    assert [path.parent.name for path in held_slots(tmp_path, manifest)] == ["all-0"]

@@ -250,3 +250,21 @@ def test_aliases_name_a_tape_and_line_for_readers(tmp_path: Path) -> None:
         tapes.delete_alias("best")
     with pytest.raises(InputError, match="no tape 'best'"):
         tapes.resolve("best")
+
+
+def test_a_damaged_alias_stops_nobody_but_its_own_readers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = LocalObjectStore(tmp_path)
+    tapes = TapeStore(store)
+    tapes.save(new_tape("t1").with_line("main", Line("r", {})))
+    tapes.set_alias("good", Alias("t1"))
+    for damage in (b"{", b"[1]", b'{"tap": "t1"}'):
+        store.put("aliases/bad.json", damage)
+        assert tapes.aliases() == {"good": Alias("t1")}
+        assert "alias bad is damaged" in caplog.text
+        assert tapes.resolve("good")[0].tape == "t1"
+        with pytest.raises(InputError, match="alias bad is damaged"):
+            tapes.resolve("bad")
+    tapes.delete_alias("bad")
+    with pytest.raises(InputError, match="no tape 'bad'"):
+        tapes.resolve("bad")
+    assert tapes.alias("../tapes/t1/manifest") is None
