@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 import faust
+from faust.tables import TableManager
 
 from schemas.topics import MESSAGE_BYTES_MAX
 from streams import faust_consumer
@@ -22,6 +23,16 @@ SESSION_S: Final = 10.0
 was stopped leaves them silent for as long. Shorter than a garbage collection or a slow disk would evict the healthy."""
 
 
+class NoTables(TableManager):
+    """Faust's keeper of tables waits a second, at every start, for tables to be declared; here there are none."""
+
+    async def on_start(self) -> None:
+        """Go on at once."""
+        if not self.should_stop:
+            await self._update_channels()
+            await self.recovery.start()
+
+
 def make_app(group: str, bootstrap_servers: str, data_dir: Path, *, member: str | None = None) -> faust.App:
     """A Faust app for one stage on one tape and line.
 
@@ -37,6 +48,7 @@ def make_app(group: str, bootstrap_servers: str, data_dir: Path, *, member: str 
         group,
         broker=[f"kafka://{server}" for server in bootstrap_servers.split(",")],
         store="memory://",
+        TableManager=NoTables,
         datadir=str(data_dir / "faust"),
         web_enabled=False,
         processing_guarantee="at_least_once",  # with our checkpoints; Faust's exactly-once is broken

@@ -117,13 +117,20 @@ def run_stages(
 
 
 class Worker(faust.Worker):
-    """Faust's worker, which leaves in time: an orderly end waits for the broker, and one that is away never answers."""
+    """Faust's worker, which leaves in time: an orderly end waits for the broker, and one that is away never answers.
+
+    When all services have ended, it waits another second for tasks that never end; these are cancelled at once.
+    """
 
     def _schedule_shutdown(self, signal: Any) -> None:
         deadline = Timer(LEAVE_S, os._exit, (EXIT_CODE,))
         deadline.daemon = True
         deadline.start()
         super()._schedule_shutdown(signal)
+
+    def _gather_all(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
 
 
 def _refuse_another_run(manifest: Manifest, line: str, theirs: str, ours: str) -> None:
