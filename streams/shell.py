@@ -153,6 +153,7 @@ class Owned:
         taken: offset of the last message taken.
         records: records or rows in a message, as those taken lately held.
         whole: whether the last message applied completed its root; in between, no checkpoint is taken.
+        left: whether it goes away; nothing more is taken then, and a new assignment begins anew.
         held: messages applied since the last checkpoint, not acknowledged.
         hole: the first message out of place since the assignment, and when; None if all were in order.
     """
@@ -172,6 +173,7 @@ class Owned:
     taken: int = -1
     records: float = 0.0
     whole: bool = True
+    left: bool = False
     held: list[Delivery] = field(default_factory=list)
     hole: tuple[HoleError, float] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -266,7 +268,7 @@ class StageShell:
         if owned is None:
             return
         async with owned.lock:
-            while deliveries and owned.generation == self._generation:
+            while deliveries and owned.generation == self._generation and not owned.left:
                 deliveries = deliveries[await self._take_some(owned, deliveries) :]
                 if owned.whole and self._clock.monotonic_s() >= owned.due_s:
                     await self.checkpoint(owned)
@@ -283,6 +285,7 @@ class StageShell:
     async def leaving(self) -> None:
         """Partitions go to another worker, or this one stops: store what was done, so that nobody has to redo it."""
         for owned in list(self._owned.values()):
+            owned.left = True
             try:
                 async with owned.lock:
                     if owned.attempts is not None:  # alive, so no message killed it; what fails below is no death

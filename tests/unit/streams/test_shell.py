@@ -463,10 +463,34 @@ def test_no_checkpoint_between_the_parts_of_one_root(tmp_path: Path) -> None:
         await bench.tick(100)
         await bench.leave()
         assert bench.stored() is None
+        await bench.assign()
+        await bench.take(bench.raw(0, seq=BASE), bench.raw(1, seq=BASE + 1, part=0, last=False))
+        await bench.tick(100)
+        assert bench.stored() is None
         await bench.take(bench.raw(2, seq=BASE + 1, part=1))
         assert bench.stored() == (2, BASE + 1, b"3")
 
     asyncio.run(scenario())
+
+
+def test_who_leaves_takes_nothing_more(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0))
+        await bench.leave()
+        before = bench.stored()
+        await bench.take(bench.raw(1))
+        await bench.tick(100)
+        assert bench.stored() == before == (0, BASE, b"1")
+        await bench.assign()
+        await bench.take(bench.raw(1))
+        await bench.leave()
+        assert bench.stored() == (1, BASE + 1, b"2")
+
+    asyncio.run(scenario())
+    assert bench.happened("ack") == [("ack", 0), ("ack", 1)]
 
 
 def test_what_was_buffered_before_an_assignment_is_forgiven_until_the_seek_takes_effect(tmp_path: Path) -> None:
