@@ -25,7 +25,10 @@ from sinks.tables import all_tables
 
 log = logging.getLogger(__name__)
 
-VIEWS: Final = ("bins_full", "tapes", "runs", "cutovers", "instruments")
+VIEWS: Final = (
+    "bins_full", "grid_long", "bars_of", "volume_profile", "trades_as_of", "quality_calendar",
+    "tapes", "runs", "cutovers", "instruments",
+)  # fmt: skip
 """Views by name, in the order in which they are applied, after the tables."""
 
 IDENTITY: Final = "identity"
