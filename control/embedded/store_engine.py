@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,7 @@ class Request:
         parameters: query parameters without their `param_`, values in the server's escaped form.
         database: default database; empty: `default`.
         readonly: refuse statements that write.
+        strict: with `readonly`, refuse also statements that change a setting.
         session_id: session to execute in; empty: none.
         session_timeout_s: how long that session is kept when idle.
         format: output format if the statement names none.
@@ -61,6 +62,7 @@ class Request:
     parameters: Mapping[str, str] = field(default_factory=dict)
     database: str = ""
     readonly: bool = False
+    strict: bool = False
     session_id: str = ""
     session_timeout_s: float = SESSION_IDLE_S
     format: str = "TabSeparated"
@@ -132,6 +134,15 @@ class StoreEngine:
                 result.rows_read(),
                 int(result.elapsed() * 1e9),
             )
+
+    def syntax_tree(self, statement: Statement, request: Request) -> str:
+        """How the engine reads a statement, parameters put in; nothing is executed.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        explained = Statement(f"EXPLAIN AST {statement.text}", "EXPLAIN", None, None)
+        return self.run(explained, replace(request, format="TSVRaw")).body.decode(errors="replace")
 
     def stream(self, statement: Statement, request: Request) -> Iterator[bytes]:
         """Execute a query and give its answer piece by piece; the format is one of `STREAMED_FORMATS`.
@@ -242,7 +253,7 @@ class StoreEngine:
 
 
 def _wanted(request: Request) -> dict[str, str]:
-    return {**request.settings, **({"readonly": "2"} if request.readonly else {})}
+    return {**request.settings, **({"readonly": "1" if request.strict else "2"} if request.readonly else {})}
 
 
 def _set_statements(settings: Mapping[str, str]) -> list[str]:

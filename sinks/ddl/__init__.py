@@ -31,6 +31,9 @@ VIEWS: Final = (
 )  # fmt: skip
 """Views by name, in the order in which they are applied, after the tables."""
 
+PARAMETERISED: Final = ("bars_of", "volume_profile")
+"""Views that are asked with parameters, as table functions are."""
+
 IDENTITY: Final = "identity"
 
 _VERSIONS: Final = """
