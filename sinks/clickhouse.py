@@ -40,6 +40,8 @@ from sinks.retry import FATAL, Backoff, may_pass
 from sinks.rows import build_rows
 
 log = logging.getLogger(__name__)
+for _chatty in ("urllib3.connectionpool", "clickhouse_connect"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)  # whoever asks tells of what fails, in one sentence
 
 LIMITS: Final = Limits(rows=100_000, bytes=32 << 20, age_s=0.5)
 """100,000 raw rows or 2,000 bins of 17 kB a block, measured at 0.1 to 0.7 s each. Larger blocks gain nothing and hold

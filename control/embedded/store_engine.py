@@ -22,6 +22,7 @@ from typing import Any, Final
 import chdb
 
 from control.embedded.folder_lock import FolderLock
+from control.embedded.store_arrow import END, ArrowJoiner, PieceError
 from control.embedded.store_sql import SESSION_IS_LOCKED, Statement, engine_error, refusal
 from runtime.errors import BarographError
 
@@ -39,8 +40,13 @@ _DEFAULTS: Final[Mapping[str, str]] = {"session_timezone": "UTC"}
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
 
-STREAMED_FORMATS: Final = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary", "JSONEachRow"})
+_JOINED: Final = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary", "JSONEachRow"})
 """Formats without a head or foot: the pieces that chdb gives, joined, are the whole."""
+
+_ARROW: Final = "ArrowStream"
+
+STREAMED_FORMATS: Final = _JOINED | {_ARROW}
+"""Formats in which an answer can leave piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +156,24 @@ class StoreEngine:
         Raises:
             StoreError: the engine refused it, or failed on the way.
         """
+        name = statement.format or request.format
+        if name == _ARROW:
+            yield from self._arrow(statement, request)
+        else:
+            yield from self._pieces(statement, request, name)
+
+    def _arrow(self, statement: Statement, request: Request) -> Iterator[bytes]:
+        """One Arrow stream. An answer without rows has no pieces, but columns; then it is asked for whole."""
+        joiner = ArrowJoiner()
+        for piece in self._pieces(statement, request, _ARROW):
+            try:
+                yield joiner.add(piece)
+            except PieceError as error:
+                raise engine_error(f"Code: 1001. DB::Exception: {error}. (STD_EXCEPTION)") from error
+        yield END if joiner.begun else self.run(statement, replace(request, format=_ARROW)).body
+
+    def _pieces(self, statement: Statement, request: Request, name: str) -> Iterator[bytes]:
         with self._handle(request) as handle:
-            name = statement.format or request.format
             pieces = _call(handle.send_query, statement.text, name, params=dict(request.parameters))
             try:
                 while (piece := _call(next, pieces, None)) is not None:

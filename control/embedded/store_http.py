@@ -271,7 +271,10 @@ def _understand(http: HttpRequest, body: bytes, query_id: str) -> _Call:
     values = fields.values
     statement = parse(fields.request)
     request = Request(
-        settings={n: v for n, v in values.items() if n not in _NOT_SETTINGS and not n.startswith("param_")},
+        settings={
+            "log_comment": query_id,  # the engine gives its own ids; by this one a query can be found and cancelled
+            **{n: v for n, v in values.items() if n not in _NOT_SETTINGS and not n.startswith("param_")},
+        },
         parameters={n.removeprefix("param_"): v for n, v in values.items() if n.startswith("param_")},
         database=values.get("database") or http.headers.get("x-clickhouse-database", ""),
         readonly=http.method == "GET" or values.get("readonly", "0") != "0",
