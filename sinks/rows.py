@@ -110,6 +110,7 @@ def _derived_rows(entries: Sequence[Entry], columns: Sequence[Column]) -> pa.Tab
         found = _decoded(entry)
         for batch in found:
             _check_columns(entry, batch.schema, columns)
+            _check_nulls(entry, batch)
         if sum(batch.num_rows for batch in found) != entry.rows:
             raise BadMessageError(entry, f"the value does not hold the {entry.rows} rows that its header says")
         batches += found
@@ -138,6 +139,14 @@ def _check_columns(entry: Entry, schema: pa.Schema, columns: Sequence[Column]) -
             raise BadMessageError(entry, f"column {actual[0]} ({actual[1]}) stands where {declared[0]} is declared")
     if len(wanted) != len(found):
         raise BadMessageError(entry, f"{len(found)} columns, declared are {len(wanted)}")
+
+
+def _check_nulls(entry: Entry, batch: pa.RecordBatch) -> None:
+    """A missing value is its column's sentinel; a null would be stored as 0."""
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        inner = array.flatten().null_count if pa.types.is_fixed_size_list(field.type) else 0
+        if array.null_count or inner:
+            raise BadMessageError(entry, f"column {field.name} has nulls")
 
 
 def _element(kind: pa.DataType) -> pa.DataType:
