@@ -20,7 +20,7 @@ from typing import Final
 from clickhouse_connect.driver.client import Client
 
 from runtime.errors import InputError
-from sinks.ddl.render import table_sql
+from sinks.ddl.render import column_types, table_sql
 from sinks.tables import all_tables
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,24 @@ def apply_ddl(client: Client) -> Applied:
             _bring_up_to_date(client, name, sql)
         _record(client, name, digest)
         changed.append(name)
+    _check_types(client)
     if changed:
         log.info("tables and views brought up to date: %s", ", ".join(changed))
     return Applied(_identity(client), tuple(changed))
+
+
+def _check_types(client: Client) -> None:
+    """Refuse tables that somebody altered: a server makes numbers of other types fit without a word."""
+    found = client.query("SELECT table, name, type FROM system.columns WHERE database = currentDatabase()").result_rows
+    present = {(str(table), str(name)): str(kind) for table, name, kind in found}
+    for table in all_tables().values():
+        for column, wanted in column_types(table).items():
+            kind = present.get((table.name, column), "gone")
+            if kind != wanted:
+                raise InputError(
+                    f"column {column} of table {table.name} is {kind}, declared is {wanted}",
+                    remedy="somebody altered the table: alter it back, or use a new database",
+                )
 
 
 def _identity(client: Client) -> str:

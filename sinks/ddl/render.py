@@ -62,6 +62,15 @@ def table_sql(spec: TableSpec) -> str:
     )
 
 
+def column_types(spec: TableSpec) -> dict[str, str]:
+    """Column → its type as the server names it, of all columns that hold something."""
+    text = {name: "LowCardinality(String)" for name in (*spec.key, *(LETTERS if spec.raw else ()))}
+    numbers = {name: column_type(kind) for name, kind in KEY_INTEGERS.items() if name in spec.key}
+    raw = {name: column_type(_RAW_TYPES[name]) for name in MBO_COLUMNS if name not in LETTERS} if spec.raw else {}
+    declared = {c.name: column_type(c.numpy_dtype, bool(c.width)) for c in spec.columns}
+    return {**text, **numbers, **raw, **declared, **{field.name: field.sql for field in spec.fields}}
+
+
 def _order(spec: TableSpec) -> tuple[str, ...]:
     place = ("seq", "part", "row")
     if spec.register:

@@ -11,6 +11,7 @@ from clickhouse_connect.driver.client import Client
 
 from control.embedded.store import running_store
 from runtime.codec import encode_avro, encode_rows
+from runtime.errors import InputError
 from schemas import bars, bins, trades
 from schemas.columns import Column, Table, empty_table
 from schemas.envelope import Envelope, crc32
@@ -196,6 +197,17 @@ def test_a_table_that_was_changed_by_hand_refuses_instead_of_bending(url: str, c
     finally:
         client.command("DROP TABLE bars")
         client.command("RENAME TABLE kept TO bars")
+
+
+def test_a_column_of_another_type_is_noticed_when_a_sink_opens(url: str, client: Client) -> None:
+    """A server makes 2^40 fit an Int32 as 0 and says nothing."""
+    client.command("ALTER TABLE bars MODIFY COLUMN volume_sz Int32")
+    try:
+        with pytest.raises(InputError, match="column volume_sz of table bars is Int32, declared is Int64"):
+            ClickHouseSink(url).open(threading.Event())
+    finally:
+        client.command("ALTER TABLE bars MODIFY COLUMN volume_sz Int64")
+    ClickHouseSink(url).open(threading.Event())
 
 
 def test_records_that_cannot_be_read_are_left_out_and_those_beside_them_stored(url: str, client: Client) -> None:
