@@ -51,7 +51,7 @@ INSERT_TIMEOUT_S: Final = 60
 """How long an insert may take before its outcome counts as unknown. It takes below 1 s; a store that is merging a large
 part, or a laptop that slept, takes some. Shorter would repeat inserts that are still under way."""
 
-_SETTINGS: Final = {
+INSERT_SETTINGS: Final = {
     "async_insert": 0,  # an acknowledgement must mean "written", and tokens belong to synchronous inserts
     "insert_deduplicate": 1,
     "max_insert_block_size": 1 << 40,
@@ -59,6 +59,7 @@ _SETTINGS: Final = {
     "min_insert_block_size_bytes": 1 << 40,
     "max_partitions_per_insert_block": 0,
 }
+"""Settings of every insert: one block, confirmed when it is written, known by its token."""
 
 
 T = TypeVar("T")
@@ -174,7 +175,7 @@ class ClickHouseSink:
             insert.table,
             insert.columns,
             insert.body,
-            settings={**_SETTINGS, "insert_deduplication_token": insert.token},
+            settings={**INSERT_SETTINGS, "insert_deduplication_token": insert.token},
             fmt="ArrowStream",
         )
 
