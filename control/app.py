@@ -2,7 +2,7 @@
 
 import typer
 
-from control.commands import bench, certify, dead_letters, files, lag, operations, pipeline, processes, tapes
+from control.commands import bench, certify, dead_letters, files, lag, operations, pipeline, processes, sql, tapes
 
 app = typer.Typer(
     name="barograph",
@@ -11,5 +11,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (pipeline, files, processes, tapes, operations, lag, dead_letters, certify, bench):
+for module in (pipeline, files, processes, tapes, operations, sql, lag, dead_letters, certify, bench):
     module.register(app)

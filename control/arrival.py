@@ -29,7 +29,7 @@ def report_sink(state_dir: Path, manifest: Manifest, line: str) -> Callable[[Sin
     partition_of = {name: instrument.partition for name, instrument in manifest.instruments.items()}
 
     def write(report: SinkReport) -> None:
-        done = sum(lane.next_place[0] - manifest.base[lane.partition] for lane in report.lanes)
+        done = sum(lane.next_place[0] - manifest.base[lane.partition] for lane in report.lanes if lane.behind is None)
         body = {"rows": report.rows, "messages": done, "drained": report.drained(partition_of)}
         objects.put(_name(manifest, line, report.sink), json.dumps(body).encode())
 

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 from runtime.errors import BarographError
+
+WIDTH: Final = 4_000
+"""Characters of a line where no terminal sets them. What reads a pipe has no width, and half a cell is no cell."""
 
 Advance = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -30,7 +33,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
         self.errors = Console(stderr=True, highlight=False)
 
     def result(self, value: Any, human: Callable[[Console], None] | None = None) -> None:

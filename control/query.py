@@ -1,87 +1,357 @@
-"""SQL answers in the formats that people use."""
+"""SQL answers in the formats that people use, as they come.
 
-import io
+An answer is one Arrow stream from the server, written on batch by batch: whatever its size, some megabytes are in
+memory. To a file it goes under a hidden name first, so that the name stands for a whole answer. While it comes, a
+second connection may ask how far the query is, and cancels it if we are interrupted: a server would work on for nobody.
+Both find it by a random comment (`log_comment`), which the embedded store and a server show alike.
+"""
+
+import json
+import math
+import os
+import re
+import secrets
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, Protocol
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from clickhouse_connect.driver.exceptions import DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from urllib3.exceptions import HTTPError
 
 from control.services import open_store
-from runtime.errors import InputError
+from runtime.errors import AnswerIsNo, BarographError, InputError, MissingServiceError, UsageError
 
-Format = Literal["table", "csv", "parquet", "arrow"]
+Format = Literal["table", "csv", "parquet", "arrow", "json"]
+FORMATS: Final = ("table", "csv", "parquet", "arrow", "json")
 
 SHOWN_ROWS: Final = 100
-"""Rows that a table on the terminal shows; the rest is counted. A terminal keeps a few thousand lines."""
+"""Rows that a table shows; the rest is counted. A terminal keeps a few thousand lines."""
+
+GROUP_ROWS: Final = 250_000
+"""Rows in a row group of Parquet: readers skip by group, and one is held in memory."""
+
+TAIL_BYTES: Final = 1 << 14
+"""Bytes of an answer kept for the error that may end it; a server's text is shorter."""
+
+_LIMITS: Final = frozenset({158, 159, 160, 241, 307, 394, 396})
+"""Codes of ClickHouse that say: too many rows, too much time, memory or bytes, or cancelled."""
+
+_SETTINGS: Final = {"output_format_arrow_string_as_string": 1, "output_format_arrow_compression_method": "none"}
+_PARAMETER: Final = re.compile(r"\{\s*(\w+)\s*:")
 
 
-def ask(url: str, sql: str) -> pa.Table:
-    """The answer to a query, as Arrow.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query, its parameters, and the comment by which it is found on the server."""
+
+    sql: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    comment: str = field(default_factory=lambda: f"barograph-{secrets.token_hex(8)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a query is: rows read, rows that it will read (0 if unknown), seconds."""
+
+    read_rows: int
+    total_rows: int
+    elapsed_s: float
+
+
+def parameters_of(given: Sequence[str], sql: str) -> dict[str, str]:
+    """Parameters from `NAME=VALUE`, each of which the query must use.
 
     Raises:
-        MissingServiceError: no ClickHouse there.
-        InputError: ClickHouse refuses the query; its own words are kept.
+        UsageError: not of this form, or a name that is not in the query, or one of the query's is not given.
+    """
+    used = set(_PARAMETER.findall(sql))
+    out: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or name not in used:
+            known = ", ".join(sorted(used)) or "none"
+            raise UsageError(
+                f"--param {text!r} is for nothing in the query (it has: {known})", remedy="write NAME=VALUE"
+            )
+        out[name] = value
+    if absent := sorted(used - set(out)):
+        raise UsageError(f"the query needs a value for {absent[0]}", remedy=f"add --param {absent[0]}=VALUE")
+    return out
+
+
+@contextmanager
+def asking(url: str, question: Question) -> Iterator[pa.RecordBatchReader]:
+    """The answer, to be read inside of a `with`. Leaving by an interrupt cancels the query on the server.
+
+    Raises:
+        MissingServiceError: no ClickHouse there, or it went away.
+        InputError: it refuses the query; its own words are kept.
+        AnswerIsNo: the query ended at a limit, or somebody cancelled it.
     """
     client = open_store(url)
+    tail: _Tail | None = None
     try:
-        return client.query_arrow(
-            sql, settings={"output_format_arrow_string_as_string": 1, "readonly": 2}, use_strings=True
+        tail = _Tail(
+            client.raw_stream(
+                question.sql,
+                parameters=dict(question.parameters) or None,
+                settings={**_SETTINGS, "readonly": 2, "log_comment": question.comment},
+                fmt="ArrowStream",
+            )
         )
+        yield pa.ipc.open_stream(pa.PythonFile(tail, mode="r"))
     except DatabaseError as error:
-        text = " ".join(str(error).split())
-        raise InputError(f"ClickHouse refuses the query: {text[:600]}", remedy="correct the SQL") from error
+        raise _refused(str(error)) from error
+    except (ClickHouseError, HTTPError, OSError, pa.ArrowInvalid) as error:
+        if (isinstance(error, OSError) and error.filename is not None) or isinstance(error, BrokenPipeError):
+            raise
+        raise _refused(tail.text() if tail else "", error) from error
+    except KeyboardInterrupt:
+        cancel(url, question)
+        raise
     finally:
+        if tail is not None:
+            tail.close()
         client.close()
 
 
-def write(answer: pa.Table, form: Format, out: Path | None) -> None:
-    """Write an answer to a file, or to standard output.
+def progress(url: str, question: Question) -> Progress | None:
+    """How far the query is; None if it does not run (any more), or nobody answers."""
+    with suppress(ClickHouseError, BarographError):
+        client = open_store(url)
+        try:
+            found = client.query(
+                "SELECT read_rows, total_rows_approx, elapsed FROM system.processes "
+                "WHERE Settings['log_comment'] = {comment:String} LIMIT 1",
+                parameters={"comment": question.comment},
+            ).result_rows
+            return Progress(int(found[0][0]), int(found[0][1]), float(found[0][2])) if found else None
+        finally:
+            client.close()
+    return None
+
+
+def cancel(url: str, question: Question) -> None:
+    """End the query on the server, if it runs there."""
+    with suppress(ClickHouseError, BarographError):
+        client = open_store(url)
+        try:
+            client.command(
+                "KILL QUERY WHERE Settings['log_comment'] = {comment:String} ASYNC",
+                parameters={"comment": question.comment},
+            )
+        finally:
+            client.close()
+
+
+def _refused(text: str, error: Exception | None = None) -> BarographError:
+    """What a server's words mean: a bad query, a limit, or that it is gone."""
+    words = " ".join(text.split())
+    code = re.search(r"Code: (\d+)\.|code: (\d+)", words)
+    if code is None:
+        return MissingServiceError(
+            f"ClickHouse went away before the answer was whole ({str(error)[:200]})", remedy="ask again"
+        )
+    start = words.find("Code: ")
+    said = words[max(start, 0) :][:600]
+    if int(code[1] or code[2]) in _LIMITS:
+        return AnswerIsNo(f"the query was ended: {said}", remedy="ask for less, or raise the limit it names")
+    return InputError(f"ClickHouse refuses the query: {said}", remedy="correct the SQL")
+
+
+class _Tail:
+    """A stream that remembers its last bytes: an error on the way stands there."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw, self._last, self.closed = raw, b"", False
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        data: bytes = self._raw.read(None if size < 0 else size)
+        self._last = (self._last + data[-TAIL_BYTES:])[-TAIL_BYTES:]
+        return data
+
+    def text(self) -> str:
+        """The last bytes from an error on, read to their end; empty if there is none."""
+        with suppress(HTTPError, OSError):
+            while len(self.read(TAIL_BYTES)) == TAIL_BYTES:
+                pass
+        _, mark, after = self._last.partition(b"__exception__")
+        return after.decode(errors="replace") if mark else ""
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.closed = True
+        self._raw.close()
+
+
+class Writer(Protocol):
+    """Writes an answer in one format."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """The next rows."""
+
+    def close(self) -> None:
+        """The end of the answer."""
+
+
+class _Arrow:
+    def __init__(self, out: BinaryIO, schema: pa.Schema) -> None:
+        self._writer = pa.ipc.new_stream(out, schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Parquet:
+    def __init__(self, out: BinaryIO, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(out, schema, compression="zstd")
+        self._schema, self._held, self._rows = schema, list[pa.RecordBatch](), 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._held.append(batch)
+        self._rows += batch.num_rows
+        if self._rows >= GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_batches(self._held, self._schema), row_group_size=self._rows)
+        self._held, self._rows = [], 0
+
+
+class _Csv:
+    """Lists and pairs as JSON in a cell: CSV has no other way."""
+
+    def __init__(self, out: BinaryIO, schema: pa.Schema) -> None:
+        self._fields = [pa.field(f.name, pa.string() if pa.types.is_nested(f.type) else f.type) for f in schema]
+        self._writer = pa_csv.CSVWriter(out, pa.schema(self._fields))
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        columns = [
+            pa.array([json.dumps(_plain(v)) for v in column.to_pylist()], pa.string())
+            if pa.types.is_nested(column.type)
+            else column
+            for column in batch.columns
+        ]
+        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=pa.schema(self._fields)))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Json:
+    """One array of objects, a row a line."""
+
+    def __init__(self, out: BinaryIO, _: pa.Schema) -> None:
+        self._out, self._before = out, b"[\n"
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        for row in batch.to_pylist():
+            self._out.write(self._before + json.dumps(_plain(row), default=str, ensure_ascii=False).encode())
+            self._before = b",\n"
+
+    def close(self) -> None:
+        self._out.write((b"\n]\n") if self._before == b",\n" else b"[]\n")
+
+
+class _Table:
+    """The first rows as text, and how many more there are."""
+
+    def __init__(self, out: BinaryIO, schema: pa.Schema) -> None:
+        self._out, self._schema, self._held, self._rows = out, schema, list[pa.RecordBatch](), 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if self._rows < SHOWN_ROWS:
+            self._held.append(batch.slice(0, SHOWN_ROWS - self._rows))
+        self._rows += batch.num_rows
+
+    def close(self) -> None:
+        text = as_text(pa.Table.from_batches(self._held, self._schema), self._rows)
+        self._out.write(f"{text}\n".encode())
+
+
+_WRITERS: Final[Mapping[Format, Any]] = {
+    "table": _Table, "csv": _Csv, "parquet": _Parquet, "arrow": _Arrow, "json": _Json,
+}  # fmt: skip
+
+
+def write(answer: pa.RecordBatchReader, form: Format, out: Path | None) -> int:
+    """Write an answer as it comes; the number of rows.
 
     Args:
         answer: the rows.
         form: `table` for people; others for programs.
-        out: the file; None for standard output.
+        out: the file, which takes its name when it is whole; None for standard output.
+
+    Raises:
+        InputError: the file cannot be written.
     """
-    if form == "table":
-        text = as_text(answer)
-        if out is None:
-            sys.stdout.write(text + "\n")
-        else:
-            out.write_text(text + "\n")
-        return
     if out is None:
-        sink = io.BytesIO()
-        _encode(answer, form, sink)
-        sys.stdout.buffer.write(sink.getbuffer())
+        rows = _pour(answer, form, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-    else:
-        with out.open("wb") as file:
-            _encode(answer, form, file)
+        return rows
+    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    try:
+        with part.open("wb") as file:
+            rows = _pour(answer, form, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(out)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = error.strerror or str(error)
+        raise InputError(f"{out} cannot be written ({reason})", remedy="give another --out, or make room") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return rows
 
 
-def _encode(answer: pa.Table, form: Format, sink: BinaryIO) -> None:
-    if form == "csv":
-        pa_csv.write_csv(answer, sink)
-    elif form == "parquet":
-        pq.write_table(answer, sink)
-    else:
-        with pa.ipc.new_stream(sink, answer.schema) as writer:
-            writer.write_table(answer)
+def _pour(answer: pa.RecordBatchReader, form: Format, out: BinaryIO) -> int:
+    writer: Writer = _WRITERS[form](out, answer.schema)
+    rows = 0
+    for batch in answer:
+        writer.write(batch)
+        rows += batch.num_rows
+    writer.close()
+    return rows
 
 
-def as_text(answer: pa.Table) -> str:
-    """An answer as a table of text; at most 100 rows, and how many there are."""
-    frame = pl.from_arrow(answer.slice(0, SHOWN_ROWS))
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON has no number for stands as text, bytes as hex."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def as_text(shown: pa.Table, rows: int) -> str:
+    """Rows as a table of text, and how many there are beyond them; as wide as a terminal, or as the rows need."""
+    frame = pl.from_arrow(shown)
     assert isinstance(frame, pl.DataFrame)
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 1 << 15
     with pl.Config(
         tbl_rows=SHOWN_ROWS, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True,
-        fmt_str_lengths=80, tbl_width_chars=240, thousands_separator=True, tbl_formatting="UTF8_FULL_CONDENSED",
+        fmt_str_lengths=80, tbl_width_chars=width, thousands_separator=True, tbl_formatting="UTF8_FULL_CONDENSED",
     ):  # fmt: skip
         text = str(frame)
-    more = answer.num_rows - SHOWN_ROWS
+    more = rows - shown.num_rows
     return text + (f"\n… and {more:,} more rows" if more > 0 else "")

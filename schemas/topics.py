@@ -95,24 +95,29 @@ BARS: Final = TopicSpec(
 )  # fmt: skip
 GAPS: Final = TopicSpec(
     "gaps", "tape", 1, "instrument", "Avro: a stretch of input without effect on the book (schemas/avro/gap.avsc)",
-    "stages", ("operators",), avro="gap", rooted=False,
+    "stages", ("operators", "sinks"), avro="gap", rooted=False,
+)  # fmt: skip
+EVENTS: Final = TopicSpec(
+    "events", "tape", 1, "instrument",
+    "Avro: what a venue says beside the book: mark price, funding, open interest, status (schemas/avro/event.avsc)",
+    "connectors", ("sinks", "gateway"), avro="event", rooted=False,
 )  # fmt: skip
 DEAD_LETTERS: Final = TopicSpec(
     "dead_letters", "tape", 1, "as the original",
     "Avro: a message that could not be applied, with all its bytes (schemas/avro/dead_letter.avsc)",
-    "stages", ("operators",), avro="dead_letter", rooted=False,
+    "stages", ("operators", "sinks"), avro="dead_letter", rooted=False,
 )  # fmt: skip
 TAPES: Final = TopicSpec(
     "ops.tapes", "global", 1, "tape", "Avro: the tape's manifest as it stands (schemas/avro/tape.avsc)", "control",
-    ("operators",), avro="tape", compacted=True, rooted=False,
+    ("operators", "sinks"), avro="tape", compacted=True, rooted=False,
 )  # fmt: skip
 RUNS: Final = TopicSpec(
     "ops.runs", "global", 1, "id of the cutover",
     "Avro: a line goes on under another run (schemas/avro/cutover.avsc)", "control",
-    ("operators",), avro="cutover", compacted=True, rooted=False,
+    ("operators", "sinks"), avro="cutover", compacted=True, rooted=False,
 )  # fmt: skip
 
-CATALOGUE: Final = (MBO, BINS, TRADES, BARS, GAPS, DEAD_LETTERS, TAPES, RUNS)
+CATALOGUE: Final = (MBO, BINS, TRADES, BARS, GAPS, EVENTS, DEAD_LETTERS, TAPES, RUNS)
 """All topics, in the order in which data flows."""
 
 DERIVED: Final = tuple(spec for spec in CATALOGUE if spec.scope == "line")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Event
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -23,7 +23,10 @@ from schemas.mbo import MBO_BYTES, MBO_DTYPE, MBO_RTYPE
 from schemas.message import Message
 from schemas.topics import MBO
 from sinks.batcher import Limits
-from sinks.tables import TableSpec
+from sinks.records import is_record
+from sinks.tables import RECORDS, TableSpec
+
+_RECORDS: Final = frozenset(table.topic.avro for table in RECORDS.values())
 
 Place = tuple[int, int]
 """(seq, part) of a message."""
@@ -81,11 +84,14 @@ def rows_of(message: Message) -> int:
 
     Raw definitions, clocks and ends have none; nor has a raw block that is not what its headers say, or whose headers
     are not ours: stages skip it, and its bytes stay in the lake's message index and in the dead letter. Derived
-    messages have as many as their headers say; one that has not is an error of its own (`sinks.rows`).
+    messages have as many as their headers say; one that has not is an error of its own (`sinks.rows`). A record has
+    one, if it can be read.
     """
     envelope = message.envelope
     if not message.value or envelope.schema in ("definition", UNREADABLE):
         return 0
+    if envelope.schema in _RECORDS:
+        return int(is_record(message, envelope.schema))
     return envelope.count if envelope.schema != MBO.stream or is_whole(message) else 0
 
 
@@ -128,7 +134,7 @@ class Batch:
         and two declarations never share a token.
         """
         table = self.lane.table
-        columns = sha256(repr([(c.name, c.dtype) for c in table.columns]).encode()).hexdigest()[:8]
+        columns = sha256(repr(table.shape).encode()).hexdigest()[:8]
         (seq, part), (last_seq, last_part) = self.first, self.last
         return (
             f"{self.lane.tape_id}:{self.lane.row_line}.{table.name}:{self.lane.partition}:"

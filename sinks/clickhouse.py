@@ -6,13 +6,18 @@
 
 The same code writes to the embedded store and to a server or cluster; only the address differs. The block is sent as
 one record batch with block limits out of its way, so that the server sees one block, which it takes whole or not.
+
+Of records, which several producers may say again, a block holds the first of each id: the sink asks which ids of the
+batch stand in the table under numbers *before* the batch. Those rows are confirmed and stay, so a repeat of the batch
+gets the same answer, and is the same block.
 """
 
 import io
 import logging
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from threading import Event
-from typing import Final
+from typing import Final, TypeVar
 
 import clickhouse_connect
 import pyarrow as pa
@@ -30,10 +35,13 @@ from runtime.errors import BarographError
 from sinks.base import Batch, StoppedError
 from sinks.batcher import Limits
 from sinks.ddl import apply_ddl
+from sinks.records import first_of_each_id
 from sinks.retry import FATAL, Backoff, may_pass
 from sinks.rows import build_rows
 
 log = logging.getLogger(__name__)
+for _chatty in ("urllib3.connectionpool", "clickhouse_connect"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)  # whoever asks tells of what fails, in one sentence
 
 LIMITS: Final = Limits(rows=100_000, bytes=32 << 20, age_s=0.5)
 """100,000 raw rows or 2,000 bins of 17 kB a block, measured at 0.1 to 0.7 s each. Larger blocks gain nothing and hold
@@ -43,7 +51,7 @@ INSERT_TIMEOUT_S: Final = 60
 """How long an insert may take before its outcome counts as unknown. It takes below 1 s; a store that is merging a large
 part, or a laptop that slept, takes some. Shorter would repeat inserts that are still under way."""
 
-_SETTINGS: Final = {
+INSERT_SETTINGS: Final = {
     "async_insert": 0,  # an acknowledgement must mean "written", and tokens belong to synchronous inserts
     "insert_deduplicate": 1,
     "max_insert_block_size": 1 << 40,
@@ -51,7 +59,10 @@ _SETTINGS: Final = {
     "min_insert_block_size_bytes": 1 << 40,
     "max_partitions_per_insert_block": 0,
 }
+"""Settings of every insert: one block, confirmed when it is written, known by its token."""
 
+
+T = TypeVar("T")
 
 _OURS: Final = (DataError, InterfaceError, NotSupportedError, ProgrammingError)
 """Errors that the client raises about how it is used; they carry no code and never pass."""
@@ -101,15 +112,22 @@ def connect(url: str, timeout_s: int = INSERT_TIMEOUT_S) -> Client:
     )
 
 
-def build_insert(batch: Batch) -> Insert | None:
+def build_insert(batch: Batch, known: Container[str] = frozenset()) -> Insert | None:
     """The insert of a batch; None if it holds no rows.
+
+    Args:
+        batch: the batch.
+        known: of records, ids that stand in the table under numbers before it.
 
     Raises:
         BadMessageError: a message of it is not what it should be.
     """
     rows = build_rows(batch)
+    if batch.lane.table.record:
+        rows = first_of_each_id(rows, known)
     if not rows.num_rows:
         return None
+    rows = rows.combine_chunks()
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows, max_chunksize=rows.num_rows)
@@ -133,31 +151,51 @@ class ClickHouseSink:
 
     def open(self, stop: Event) -> str:
         """Wait for the server, bring its tables up to date, and give its identity."""
-        backoff = Backoff()
-        while True:
-            try:
-                return apply_ddl(self._connected()).identity
-            except ClickHouseError as error:
-                self._wait_or_raise("tables", error, backoff, stop)
+        return self._persist("tables", stop, lambda: apply_ddl(self._connected()).identity)
 
     def write(self, batch: Batch, stop: Event) -> None:
         """Insert a batch; a repeat of it is dropped by the server."""
-        insert = build_insert(batch)
-        if insert is None:
-            return
+        table = batch.lane.table
+        known = self._persist(batch.token, stop, lambda: self._known(batch)) if table.record else frozenset()
+        insert = build_insert(batch, known)
+        if insert is not None:
+            self._persist(insert.token, stop, lambda: self._insert(insert))
+
+    def _persist(self, what: str, stop: Event, work: Callable[[], T]) -> T:
+        """Do something until the server confirms it."""
         backoff = Backoff()
         while True:
             try:
-                self._connected().raw_insert(
-                    insert.table,
-                    insert.columns,
-                    insert.body,
-                    settings={**_SETTINGS, "insert_deduplication_token": insert.token},
-                    fmt="ArrowStream",
-                )
-                return
+                return work()
             except ClickHouseError as error:
-                self._wait_or_raise(insert.token, error, backoff, stop)
+                self._wait_or_raise(what, error, backoff, stop)
+
+    def _insert(self, insert: Insert) -> None:
+        self._connected().raw_insert(
+            insert.table,
+            insert.columns,
+            insert.body,
+            settings={**INSERT_SETTINGS, "insert_deduplication_token": insert.token},
+            fmt="ArrowStream",
+        )
+
+    def _known(self, batch: Batch) -> frozenset[str]:
+        """Ids of a batch's records that stand in the table under numbers before it."""
+        lane = batch.lane
+        rows = build_rows(batch)
+        if not rows.num_rows:
+            return frozenset()
+        found = self._connected().query(
+            f"SELECT DISTINCT id FROM {lane.table.name} WHERE tape = {{tape:String}} AND partition = {{at:Int32}} "
+            "AND seq < {first:Int64} AND id IN {ids:Array(String)}",
+            parameters={
+                "tape": lane.tape,
+                "at": lane.partition,
+                "first": batch.first[0],
+                "ids": list(dict.fromkeys(rows.column("id").to_pylist())),
+            },
+        )
+        return frozenset(str(row[0]) for row in found.result_rows)
 
     def close(self) -> None:
         """Close the connection."""

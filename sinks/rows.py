@@ -1,7 +1,8 @@
 """Messages to rows, pure: the one builder behind ClickHouse and lake.
 
 Values are decoded block by block, never record by record: raw records are viewed in place, derived rows are already
-Arrow. Nothing is converted on the way: order ids stay unsigned, missing values keep their sentinels, times stay ns.
+Arrow; only Avro records, which are rare, are read one by one. Nothing is converted on the way: order ids stay unsigned,
+missing values keep their sentinels, times stay ns.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from runtime.errors import InputError
 from schemas.columns import Column
 from schemas.mbo import MBO_DTYPE
 from sinks.base import Batch, Entry
-from sinks.tables import KEY_COLUMNS, KEY_INTEGERS, LETTERS, MBO_COLUMNS
+from sinks.records import record_rows
+from sinks.tables import KEY_COLUMNS, KEY_INTEGERS, LETTERS, MBO_COLUMNS, TableSpec
 
 _LETTERS: Final = pa.array([chr(byte) for byte in range(256)])
 """Text of each byte that a one-letter field may hold; reversible for every byte."""
@@ -44,11 +46,22 @@ def build_rows(batch: Batch) -> pa.Table:
     Raises:
         BadMessageError: a value that cannot be decoded, another row count than its header says, other columns.
     """
-    entries = [entry for entry in batch.entries if entry.rows]
-    data = _raw_rows(entries) if batch.lane.table.raw else _derived_rows(entries, batch.lane.table.columns)
+    entries = [entry for entry in batch.entries if entry.rows and _belongs(entry, batch.lane.table)]
+    data = _data(batch.lane.table, entries)
     keys = _keys(batch, entries)
     fields = [*keys.schema, *data.schema]
     return pa.table([*keys.columns, *data.columns], schema=pa.schema(fields))
+
+
+def _belongs(entry: Entry, table: TableSpec) -> bool:
+    """Whether a message says of itself what the table holds; among several producers of records one may not."""
+    return not table.record or entry.message.envelope.schema == table.topic.avro
+
+
+def _data(table: TableSpec, entries: Sequence[Entry]) -> pa.Table:
+    if table.record:
+        return record_rows([entry.message for entry in entries], table.topic.avro, table.fields)
+    return _raw_rows(entries) if table.raw else _derived_rows(entries, table.columns)
 
 
 def _keys(batch: Batch, entries: Sequence[Entry]) -> pa.Table:
@@ -97,6 +110,7 @@ def _derived_rows(entries: Sequence[Entry], columns: Sequence[Column]) -> pa.Tab
         found = _decoded(entry)
         for batch in found:
             _check_columns(entry, batch.schema, columns)
+            _check_nulls(entry, batch)
         if sum(batch.num_rows for batch in found) != entry.rows:
             raise BadMessageError(entry, f"the value does not hold the {entry.rows} rows that its header says")
         batches += found
@@ -125,6 +139,14 @@ def _check_columns(entry: Entry, schema: pa.Schema, columns: Sequence[Column]) -
             raise BadMessageError(entry, f"column {actual[0]} ({actual[1]}) stands where {declared[0]} is declared")
     if len(wanted) != len(found):
         raise BadMessageError(entry, f"{len(found)} columns, declared are {len(wanted)}")
+
+
+def _check_nulls(entry: Entry, batch: pa.RecordBatch) -> None:
+    """A missing value is its column's sentinel; a null would be stored as 0."""
+    for field, array in zip(batch.schema, batch.columns, strict=True):
+        inner = array.flatten().null_count if pa.types.is_fixed_size_list(field.type) else 0
+        if array.null_count or inner:
+            raise BadMessageError(entry, f"column {field.name} has nulls")
 
 
 def _element(kind: pa.DataType) -> pa.DataType:

@@ -7,14 +7,14 @@ Kafka keeps what waits and the client's queue is bounded, so memory is too.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any, Final, Literal, get_args
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from runtime.clock import Clock, WallClock
 from runtime.errors import BarographError
@@ -25,14 +25,14 @@ from runtime.tapes import Manifest
 from runtime.telemetry import SINK_ROWS, SINK_SECONDS
 from schemas.envelope import crc32
 from schemas.message import Message
-from schemas.topics import MBO
 from sinks.base import Batch, Entry, Lane, Place, Sink, StoppedError
 from sinks.batcher import Batcher
 from sinks.clickhouse import ClickHouseSink
 from sinks.lake import LakeSink
 from sinks.progress import Progress, ProgressStore
+from sinks.registers import following
 from sinks.rows import BadMessageError
-from sinks.tables import TABLES
+from sinks.tables import RECORDS, TABLES, TableSpec
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ LOOK_S: Final = 0.5
 """How often the progress of a lane that another process writes is looked at."""
 
 _PASSING: Final = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
+_ABSENT: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+"""What the client says of a topic that is not there: tapes of an older release lack topics of records."""
+
+END_TIMEOUT_S: Final = 5.0
+"""How long the broker may take to say where a topic ends; it takes milliseconds, and is asked again."""
 
 Name = Literal["clickhouse", "lake"]
 NAMES: Final[tuple[Name, ...]] = get_args(Name)
@@ -54,13 +59,23 @@ NAMES: Final[tuple[Name, ...]] = get_args(Name)
 
 @dataclass(frozen=True, slots=True)
 class LaneReport:
-    """How far a lane is: its stream and partition, confirmed rows, place expected next, instruments that ended."""
+    """How far a lane is.
+
+    Attributes:
+        stream, partition: which lane.
+        rows: rows confirmed; of records, messages.
+        next_place: place expected next.
+        ended: instruments whose `end` is confirmed.
+        behind: of records, which no `end` closes, messages that are published and not confirmed; -1 where that was
+            not asked, because the tape goes on. None in lanes of rows.
+    """
 
     stream: str
     partition: int
     rows: int
     next_place: Place
     ended: frozenset[str]
+    behind: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +94,15 @@ class SinkReport:
         return out
 
     def drained(self, partition_of: Mapping[str, int]) -> bool:
-        """Whether the `end` of every instrument is confirmed in every stream.
+        """Whether the `end` of every instrument is confirmed in every stream of rows, and every record there is.
 
         Args:
             partition_of: instrument → partition, as the manifest has it; none at all is not drained.
         """
         done = {(lane.stream, lane.partition, name) for lane in self.lanes for name in lane.ended}
-        streams = {lane.stream for lane in self.lanes}
+        streams = {lane.stream for lane in self.lanes if lane.behind is None}
         needed = {(stream, number, name) for stream in streams for name, number in partition_of.items()}
-        return bool(needed) and needed <= done
+        return bool(needed) and needed <= done and not any(lane.behind for lane in self.lanes)
 
 
 @dataclass(slots=True)
@@ -110,16 +125,16 @@ class _LaneState:
             BadMessageError: its bytes are not those that its producer sent.
         """
         envelope = message.envelope
-        raw = self.lane.table.raw
-        seq, part = (message.offset + self.base, 0) if raw else (envelope.seq, envelope.part)
-        last = True if raw else envelope.last
+        by_offset = self.lane.table.by_offset
+        seq, part = (message.offset + self.base, 0) if by_offset else (envelope.seq, envelope.part)
+        last = by_offset or envelope.last
         verdict = self.sequence.check(seq, part, last=last, run=envelope.run, crc32=envelope.crc32)
         if verdict is Verdict.REPEAT:
             return
         entry = Entry(message, seq, part)
-        if raw and entry.rows < envelope.count and message.value and envelope.schema == MBO.stream:
+        if by_offset and entry.rows < envelope.count and message.value and envelope.schema != "definition":
             log.warning("offset %d of %s is not what its headers say; it gives no rows", message.offset, message.topic)
-        elif not raw and crc32(message.value) != envelope.crc32:
+        elif not by_offset and crc32(message.value) != envelope.crc32:
             raise BadMessageError(entry, "the value does not have the checksum that its header gives")
         self.entries.append(entry)
         self.batcher.add(entry.rows, len(message.value), now_s, urgent=envelope.kind == "end" and last)
@@ -135,11 +150,6 @@ class _LaneState:
         """Whether no further message may join the batch."""
         return self.batcher.full() if self.progress.plan is None else self.due(0.0)
 
-    def report(self) -> LaneReport:
-        """How far it is."""
-        done = self.progress
-        return LaneReport(self.lane.table.name, self.lane.partition, done.rows, done.next_place, done.ended)
-
 
 class SinkRunner:
     """One sink on one tape and line.
@@ -152,6 +162,7 @@ class SinkRunner:
         state: where progress is kept.
         clock: age of batches.
         open_consumer: makes the Kafka client from the servers' addresses.
+        tables: what is read.
     """
 
     def __init__(
@@ -163,6 +174,7 @@ class SinkRunner:
         state: LocalObjectStore,
         clock: Clock | None = None,
         open_consumer: Callable[[str], Any] = consumer,
+        tables: Iterable[TableSpec] = tuple(TABLES.values()),
     ) -> None:
         self._sink = sink
         self._manifest = manifest
@@ -175,6 +187,10 @@ class SinkRunner:
         self._followed: list[Lane] = []
         self._told: SinkReport | None = None
         self._look_at_s = 0.0
+        self._tables = tuple(tables)
+        self._records = {table.topic_name(manifest.tape, line) for table in self._tables if table.record}
+        self._ends: dict[tuple[str, int], int] = {}
+        self._ask_at_s = 0.0
 
     def run(self, stop: Event, on_progress: Callable[[SinkReport], None] | None = None) -> None:
         """Serve until `stop` is set. What is held then is read again next time.
@@ -193,7 +209,7 @@ class SinkRunner:
                     while not stop.is_set():
                         # 3. Take what there is; judge each message: repeats go, holes stop us, the rest is held.
                         for raw in client.consume(POLL_MESSAGES, POLL_S):
-                            if (message := _usable(raw)) is None:
+                            if (message := self._usable(raw)) is None:
                                 continue
                             state = self._lanes[message.topic, message.partition]
                             state.take(message, self._clock.monotonic_s())
@@ -204,6 +220,7 @@ class SinkRunner:
                             if state.due(self._clock.monotonic_s()):
                                 self._write(state, store, stop)
                         # 5. Tell how far we are.
+                        self._ask_ends(client)
                         self._tell(store, on_progress)
         except StoppedError:
             log.info("%s stopped while it waited for its target; it will do the same again", self._sink.name)
@@ -212,12 +229,12 @@ class SinkRunner:
 
     def _claim_lanes(self, store: ProgressStore) -> None:
         manifest = self._manifest
-        for table in TABLES.values():
+        for table in self._tables:
             for partition in range(manifest.partitions):
                 lane = Lane(manifest.tape, manifest.tape_id, self._line, table, partition)
                 if store.claim(lane):
                     self._lanes[lane.topic, partition] = self._state_of(lane, store)
-                elif table.raw:
+                elif table.by_offset:
                     self._followed.append(lane)
                 else:
                     raise BarographError(
@@ -257,17 +274,54 @@ class SinkRunner:
         state.entries.clear()
         state.batcher.clear()
 
+    def _ask_ends(self, client: Any) -> None:
+        """Once instruments end, learn where the topics of records do: nothing in them says so."""
+        now_s = self._clock.monotonic_s()
+        if not self._records or now_s < self._ask_at_s or not any(s.progress.ended for s in self._lanes.values()):
+            return
+        self._ask_at_s = now_s + LOOK_S
+        for topic in self._records:
+            for partition in range(self._manifest.partitions):
+                try:
+                    _, end = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=END_TIMEOUT_S)
+                    self._ends[topic, partition] = end
+                except KafkaException as error:
+                    if error.args[0].code() in _ABSENT:
+                        self._ends[topic, partition] = 0
+
+    def _report(self, lane: Lane, done: Progress) -> LaneReport:
+        behind = None
+        if lane.table.record:
+            end = self._ends.get((lane.topic, lane.partition))
+            behind = -1 if end is None else max(0, end - done.offset)
+        return LaneReport(lane.table.name, lane.partition, done.rows, done.next_place, done.ended, behind)
+
+    def _usable(self, raw: Any) -> Message | None:
+        """The message, or None for an error that the client mends by itself.
+
+        Raises:
+            BarographError: an error that stays.
+        """
+        error = raw.error()
+        if error is not None:
+            if error.code() in _ABSENT and raw.topic() in self._records:
+                log.info("there is no topic %s: nothing was said there", raw.topic())
+                return None
+            if error.retriable() or error.code() in _PASSING:
+                log.warning("reading %s: %s", raw.topic(), error.str())
+                return None
+        return to_message(raw)
+
     def _tell(self, store: ProgressStore, on_progress: Callable[[SinkReport], None] | None) -> None:
         if on_progress is None:
             return
-        reports = [state.report() for state in self._lanes.values()]
+        reports = [self._report(state.lane, state.progress) for state in self._lanes.values()]
         now_s = self._clock.monotonic_s()
         if self._followed and now_s < self._look_at_s:
             return
         self._look_at_s = now_s + LOOK_S
         for lane in self._followed:
-            done = store.load(lane) or Progress()
-            reports.append(LaneReport(lane.table.name, lane.partition, done.rows, done.next_place, done.ended))
+            reports.append(self._report(lane, store.load(lane) or Progress()))
         report = SinkReport(self._sink.name, tuple(reports))
         if report != self._told:
             self._told = report
@@ -300,18 +354,12 @@ def run_sink(
     Raises:
         BarographError: a hole, a conflict, a message or a target that cannot go on.
     """
-    sink: Sink = ClickHouseSink(target) if name == "clickhouse" else LakeSink(LocalObjectStore(Path(target)))
-    SinkRunner(sink, manifest, line, bootstrap_servers, LocalObjectStore(state_dir)).run(stop, on_progress)
-
-
-def _usable(raw: Any) -> Message | None:
-    """The message, or None for an error that the client mends by itself.
-
-    Raises:
-        BarographError: an error that stays.
-    """
-    error = raw.error()
-    if error is not None and (error.retriable() or error.code() in _PASSING):
-        log.warning("reading %s: %s", raw.topic(), error.str())
-        return None
-    return to_message(raw)
+    states = LocalObjectStore(state_dir)
+    if name == "lake":
+        lake = LakeSink(LocalObjectStore(Path(target)))
+        SinkRunner(lake, manifest, line, bootstrap_servers, states).run(stop, on_progress)
+        return
+    tables = (*TABLES.values(), *RECORDS.values())
+    with following(bootstrap_servers, target):
+        runner = SinkRunner(ClickHouseSink(target), manifest, line, bootstrap_servers, states, tables=tables)
+        runner.run(stop, on_progress)

@@ -27,10 +27,17 @@ def _replay() -> tuple[Case, ...]:
     return CASES
 
 
+def _sinks() -> tuple[Case, ...]:
+    from control.bench.sinks_bench import CASES
+
+    return CASES
+
+
 BENCHES: Final[dict[str, Callable[[], tuple[Case, ...]]]] = {
     "engine": _engine,
     "streams": _streams,
     "replay": _replay,
+    "sinks": _sinks,
 }
 """Cases of each bench, imported only when it is run: they bring kernels with them."""
 

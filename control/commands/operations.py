@@ -1,45 +1,20 @@
-"""Verbs of daily work: sql, status, doctor, reconcile."""
+"""Verbs of daily work: status, doctor, reconcile."""
 
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any, cast
 
 import typer
 
 from control import options
 from control.output import Output, rows
-from runtime.errors import AnswerIsNo, UsageError
+from runtime.errors import AnswerIsNo
 from runtime.object_store import LocalObjectStore
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (sql, status, doctor, reconcile):
+    for verb in (status, doctor, reconcile):
         app.command(verb.__name__)(verb)
-
-
-def sql(
-    statement: Annotated[str, typer.Argument(help="a SELECT; tables: bins, trades, bars, mbo")],
-    form: Annotated[str, typer.Option("--format", help="table, csv, parquet or arrow")] = "table",
-    out_file: Annotated[Path | None, typer.Option("--out", help="file to write; default: standard output")] = None,
-    clickhouse_url: options.ClickHouse = None,
-    data: options.Data = None,
-    as_json: options.Json = False,
-) -> None:
-    """Ask the store; opens it by itself when none runs."""
-    from control import query
-    from control.services import Services
-
-    if form not in ("table", "csv", "parquet", "arrow"):
-        raise UsageError(f"--format {form} is not known", remedy="use table, csv, parquet or arrow")
-    out = Output(as_json)
-    with Services(options.settings(data_dir=data, clickhouse_url=clickhouse_url), out) as services:
-        answer = query.ask(services.store(), statement)
-    if as_json:
-        out.result(answer.to_pylist())
-    else:
-        query.write(answer, cast("Any", form), out_file)
 
 
 def status(

@@ -6,7 +6,9 @@ answer what has begun, leave. `running_store` gives the same store inside the ca
 one for a moment and tests.
 
     store_sql       where a statement ends and its data begins; error codes      (no I/O)
+    store_admission what strangers may ask                                       (no I/O)
     store_codings   content codings of bodies                                    (no I/O)
+    store_arrow     Arrow answers in pieces                                      (no I/O)
     store_engine    chdb: handles, sessions, settings
     store_http      the interface over it
 """

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import chdb
 
 from control.embedded.folder_lock import FolderLock
+from control.embedded.store_arrow import END, ArrowJoiner, PieceError
 from control.embedded.store_sql import SESSION_IS_LOCKED, Statement, engine_error, refusal
 from runtime.errors import BarographError
 
@@ -39,8 +40,13 @@ _DEFAULTS: Final[Mapping[str, str]] = {"session_timezone": "UTC"}
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
 
-STREAMED_FORMATS: Final = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary", "JSONEachRow"})
+_JOINED: Final = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary", "JSONEachRow"})
 """Formats without a head or foot: the pieces that chdb gives, joined, are the whole."""
+
+_ARROW: Final = "ArrowStream"
+
+STREAMED_FORMATS: Final = _JOINED | {_ARROW}
+"""Formats in which an answer can leave piece by piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ class Request:
         parameters: query parameters without their `param_`, values in the server's escaped form.
         database: default database; empty: `default`.
         readonly: refuse statements that write.
+        strict: with `readonly`, refuse also statements that change a setting.
         session_id: session to execute in; empty: none.
         session_timeout_s: how long that session is kept when idle.
         format: output format if the statement names none.
@@ -61,6 +68,7 @@ class Request:
     parameters: Mapping[str, str] = field(default_factory=dict)
     database: str = ""
     readonly: bool = False
+    strict: bool = False
     session_id: str = ""
     session_timeout_s: float = SESSION_IDLE_S
     format: str = "TabSeparated"
@@ -133,14 +141,39 @@ class StoreEngine:
                 int(result.elapsed() * 1e9),
             )
 
+    def syntax_tree(self, statement: Statement, request: Request) -> str:
+        """How the engine reads a statement, parameters put in; nothing is executed.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        explained = Statement(f"EXPLAIN AST {statement.text}", "EXPLAIN", None, None)
+        return self.run(explained, replace(request, format="TSVRaw")).body.decode(errors="replace")
+
     def stream(self, statement: Statement, request: Request) -> Iterator[bytes]:
         """Execute a query and give its answer piece by piece; the format is one of `STREAMED_FORMATS`.
 
         Raises:
             StoreError: the engine refused it, or failed on the way.
         """
+        name = statement.format or request.format
+        if name == _ARROW:
+            yield from self._arrow(statement, request)
+        else:
+            yield from self._pieces(statement, request, name)
+
+    def _arrow(self, statement: Statement, request: Request) -> Iterator[bytes]:
+        """One Arrow stream. An answer without rows has no pieces, but columns; then it is asked for whole."""
+        joiner = ArrowJoiner()
+        for piece in self._pieces(statement, request, _ARROW):
+            try:
+                yield joiner.add(piece)
+            except PieceError as error:
+                raise engine_error(f"Code: 1001. DB::Exception: {error}. (STD_EXCEPTION)") from error
+        yield END if joiner.begun else self.run(statement, replace(request, format=_ARROW)).body
+
+    def _pieces(self, statement: Statement, request: Request, name: str) -> Iterator[bytes]:
         with self._handle(request) as handle:
-            name = statement.format or request.format
             pieces = _call(handle.send_query, statement.text, name, params=dict(request.parameters))
             try:
                 while (piece := _call(next, pieces, None)) is not None:
@@ -242,7 +275,7 @@ class StoreEngine:
 
 
 def _wanted(request: Request) -> dict[str, str]:
-    return {**request.settings, **({"readonly": "2"} if request.readonly else {})}
+    return {**request.settings, **({"readonly": "1" if request.strict else "2"} if request.readonly else {})}
 
 
 def _set_statements(settings: Mapping[str, str]) -> list[str]:

@@ -17,7 +17,7 @@ import uuid
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.parser import BytesParser
 from email.policy import HTTP
 from functools import partial
@@ -29,6 +29,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from control.embedded.store_admission import READER, check_text, judge, settings_of
 from control.embedded.store_codings import choose, decode, encoder
 from control.embedded.store_engine import SESSION_IDLE_S, STREAMED_FORMATS, Answer, Request, StoreEngine
 from control.embedded.store_sql import (
@@ -114,25 +115,37 @@ class _Interface:
             return PlainTextResponse("This interface is for programs on this machine, not for web pages.\n", 403)
         query_id = http.query_params.get("query_id") or str(uuid.uuid4())
         try:
-            self._authenticate(http)
+            user = self._authenticate(http)
             body = await _body(http)
             if not body and not http.query_params:
                 return PlainTextResponse("Ok.\n")
             call = await anyio.to_thread.run_sync(_understand, http, body, query_id)
+            if user == READER:
+                call = await anyio.to_thread.run_sync(self._admitted, call, limiter=self._threads)
             return await (self._whole(call) if call.whole else self._streamed(call))
         except StoreError as error:
             return self._failed(error, query_id)
 
-    def _authenticate(self, http: HttpRequest) -> None:
-        if self._check_login is None:
-            return
+    def _authenticate(self, http: HttpRequest) -> str:
+        """The user; everybody is who they say they are where no login is checked."""
         user, password = _login(http)
-        if not self._check_login(user, password):
+        if self._check_login is not None and not self._check_login(user, password):
             raise refusal(
                 AUTHENTICATION_FAILED,
                 "AUTHENTICATION_FAILED",
                 f"{user}: Authentication failed: password is incorrect, or there is no user with such name",
             )
+        return user
+
+    def _admitted(self, call: _Call) -> _Call:
+        """The call as a reader may make it: looked at by the engine's own parser, read-only, within limits."""
+        statement, asked = call.statement, call.request
+        check_text(statement.text)
+        request = replace(
+            asked, settings=settings_of(asked.settings), readonly=True, strict=True, session_id="", database=""
+        )
+        judge(self._engine.syntax_tree(statement, request))
+        return replace(call, request=request)
 
     async def _whole(self, call: _Call) -> Response:
         run = partial(self._engine.run, call.statement, call.request)
@@ -258,7 +271,10 @@ def _understand(http: HttpRequest, body: bytes, query_id: str) -> _Call:
     values = fields.values
     statement = parse(fields.request)
     request = Request(
-        settings={n: v for n, v in values.items() if n not in _NOT_SETTINGS and not n.startswith("param_")},
+        settings={
+            "log_comment": query_id,  # the engine gives its own ids; by this one a query can be found and cancelled
+            **{n: v for n, v in values.items() if n not in _NOT_SETTINGS and not n.startswith("param_")},
+        },
         parameters={n.removeprefix("param_"): v for n, v in values.items() if n.startswith("param_")},
         database=values.get("database") or http.headers.get("x-clickhouse-database", ""),
         readonly=http.method == "GET" or values.get("readonly", "0") != "0",

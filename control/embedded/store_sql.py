@@ -14,7 +14,8 @@ from typing import Final
 
 _TOKEN: Final = re.compile(
     rb"""
-    (?P<blank>\s+|--[^\n]*|/\*.*?\*/)
+    (?P<blank>\s+|--[^\n]*|\#[ !][^\n]*|/\*.*?\*/)
+  | (?P<curled>\xe2\x80\x98.*?\xe2\x80\x99|\xe2\x80\x9c.*?\xe2\x80\x9d)
   | (?P<quoted>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`(?:[^`\\]|\\.)*`|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
   | (?P<word>[A-Za-z_]\w*)
   | (?P<other>[0-9]\w*|.)
@@ -30,6 +31,7 @@ NOT_IMPLEMENTED: Final = 48
 SESSION_IS_LOCKED: Final = 373
 AUTHENTICATION_FAILED: Final = 516
 LIMIT_EXCEEDED: Final = 290
+INTO_OUTFILE_NOT_ALLOWED: Final = 174
 UNKNOWN: Final = 1002
 
 _STATUS: Final = {
@@ -136,6 +138,8 @@ def parse(request: bytes) -> Statement:
             break
         word = text.decode().upper() if match["word"] is not None and depth == 0 else ""
         words.append(_Token(word, match.start(), match.end()))
+        if word == "OUTFILE" and len(words) > 1 and words[-2].word == "INTO":
+            raise refusal(INTO_OUTFILE_NOT_ALLOWED, "INTO_OUTFILE_NOT_ALLOWED", "INTO OUTFILE is not allowed")
         if words[0].word == "INSERT":
             if word in ("VALUES", "SELECT", "WITH"):
                 break

@@ -1,9 +1,9 @@
 """Tables and views of the store, and the one command that makes or brings up to date what is in a database.
 
-`*.sql` beside this file is what is applied: a table's file is rendered from its declaration (`sinks.ddl.render`, a test
-compares), a view's file is written by hand. What was applied, and when, stands in the table `schema_versions`; a file
-whose hash is recorded there is not applied again. A changed table gets the columns that are new; a column that changed
-its type or is gone is refused, because rows that exist would be bent.
+A table is rendered from its declaration (`sinks.ddl.render`); `TABLE.sql` beside this file shows what comes of it, and
+a test compares. A view's file is written by hand. What was applied, and when, stands in the table `schema_versions`;
+what is recorded there by its hash is not applied again. A changed table gets the columns and indexes that are new; a
+column that changed its type or is gone is refused, because rows that exist would be bent.
 
 `schema_versions` also holds the database's identity, a random number made with it. Sinks keep their progress under it,
 so that a database that was deleted is filled again from the start.
@@ -20,12 +20,19 @@ from typing import Final
 from clickhouse_connect.driver.client import Client
 
 from runtime.errors import InputError
-from sinks.tables import TABLES
+from sinks.ddl.render import column_types, table_sql
+from sinks.tables import all_tables
 
 log = logging.getLogger(__name__)
 
-FILES: Final = (*TABLES, "bins_full")
-"""What is applied, in order: tables before the views over them."""
+VIEWS: Final = (
+    "bins_full", "grid_long", "bars_of", "volume_profile", "trades_as_of", "quality_calendar",
+    "tapes", "runs", "cutovers", "instruments",
+)  # fmt: skip
+"""Views by name, in the order in which they are applied, after the tables."""
+
+PARAMETERISED: Final = ("bars_of", "volume_profile")
+"""Views that are asked with parameters, as table functions are."""
 
 IDENTITY: Final = "identity"
 
@@ -44,14 +51,20 @@ _VIEW: Final = re.compile(r"^\s*(?:--[^\n]*\n\s*)*CREATE OR REPLACE VIEW", re.IG
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Outcome: the database's identity, and the files that were applied now."""
+    """Outcome: the database's identity, and the tables and views that were applied now."""
 
     identity: str
     changed: tuple[str, ...]
 
 
 def sql_of(name: str) -> str:
-    """The statement in `NAME.sql`."""
+    """The statement that makes a table or a view."""
+    table = all_tables().get(name)
+    return table_sql(table) if table else file_of(name)
+
+
+def file_of(name: str) -> str:
+    """What stands in `NAME.sql`."""
     return (resources.files(__package__) / f"{name}.sql").read_text()
 
 
@@ -67,7 +80,7 @@ def apply_ddl(client: Client) -> Applied:
     if IDENTITY not in applied:
         _record(client, IDENTITY, secrets.token_hex(8))
     changed = []
-    for name in FILES:
+    for name in (*all_tables(), *VIEWS):
         sql = sql_of(name)
         digest = sha256(sql.encode()).hexdigest()
         existed = bool(client.command(f"EXISTS {name}"))
@@ -75,12 +88,27 @@ def apply_ddl(client: Client) -> Applied:
             continue
         client.command(sql)
         if existed and not _VIEW.match(sql):
-            _add_columns(client, name, sql)
+            _bring_up_to_date(client, name, sql)
         _record(client, name, digest)
         changed.append(name)
+    _check_types(client)
     if changed:
         log.info("tables and views brought up to date: %s", ", ".join(changed))
     return Applied(_identity(client), tuple(changed))
+
+
+def _check_types(client: Client) -> None:
+    """Refuse tables that somebody altered: a server makes numbers of other types fit without a word."""
+    found = client.query("SELECT table, name, type FROM system.columns WHERE database = currentDatabase()").result_rows
+    present = {(str(table), str(name)): str(kind) for table, name, kind in found}
+    for table in all_tables().values():
+        for column, wanted in column_types(table).items():
+            kind = present.get((table.name, column), "gone")
+            if kind != wanted:
+                raise InputError(
+                    f"column {column} of table {table.name} is {kind}, declared is {wanted}",
+                    remedy="somebody altered the table: alter it back, or use a new database",
+                )
 
 
 def _identity(client: Client) -> str:
@@ -94,7 +122,7 @@ def drop_tape(client: Client, tape: str, line: str | None = None) -> None:
 
     Names of tapes and lines cannot hold quotes (`schemas.names.is_name`), so they stand in the statement as they are.
     """
-    for name in FILES:
+    for name in (table.name for table in all_tables().values() if not table.register):
         found = client.query(
             "SELECT DISTINCT partition_id, partition FROM system.parts "
             "WHERE active AND database = currentDatabase() AND table = {table:String}",
@@ -112,7 +140,7 @@ def _tape_and_line(partition: str) -> tuple[str, str]:
     return words[0], words[1] if len(words) > 1 else ""
 
 
-def _add_columns(client: Client, name: str, sql: str) -> None:
+def _bring_up_to_date(client: Client, name: str, sql: str) -> None:
     """Bring a table that existed before to what its file declares, by making the file's table beside it."""
     fresh = f"{name}__declared_{secrets.token_hex(4)}"
     client.command(sql.replace(f"CREATE TABLE IF NOT EXISTS {name}\n", f"CREATE TABLE {fresh}\n", 1))
@@ -129,6 +157,10 @@ def _add_columns(client: Client, name: str, sql: str) -> None:
             if column not in present:
                 client.command(f"ALTER TABLE {name} ADD COLUMN {column} {' '.join(declared)} {after}")
             after = f"AFTER {column}"
+        there = _indexes(client, name)
+        for index, declared_as in _indexes(client, fresh).items():
+            if index not in there:
+                client.command(f"ALTER TABLE {name} ADD INDEX {index} {declared_as}")
     finally:
         client.command(f"DROP TABLE IF EXISTS {fresh}")
 
@@ -140,6 +172,15 @@ def _columns(client: Client, table: str) -> dict[str, tuple[str, str, str]]:
         parameters={"table": table},
     ).result_rows
     return {name: (kind, default, value) for name, kind, default, value in rows}
+
+
+def _indexes(client: Client, table: str) -> dict[str, str]:
+    rows = client.query(
+        "SELECT name, expr || ' TYPE ' || type_full || ' GRANULARITY ' || toString(granularity) "
+        "FROM system.data_skipping_indices WHERE database = currentDatabase() AND table = {table:String}",
+        parameters={"table": table},
+    ).result_rows
+    return {str(name): str(text) for name, text in rows}
 
 
 def _record(client: Client, name: str, digest: str) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sinks.ddl.render import table_sql
-from sinks.tables import TABLES
+from sinks.tables import all_tables
 
 if __name__ == "__main__":
-    for table in TABLES.values():
+    for table in all_tables().values():
         (Path(__file__).parent / f"{table.name}.sql").write_text(table_sql(table))

@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS mbo
     ts_event_utc DateTime64(9, 'UTC') ALIAS fromUnixTimestamp64Nano(toInt64(ts_event), 'UTC'),
     ts_recv_utc DateTime64(9, 'UTC') ALIAS fromUnixTimestamp64Nano(toInt64(ts_recv), 'UTC'),
     INDEX ts_event_range ts_event TYPE minmax GRANULARITY 1,
-    INDEX ts_recv_range ts_recv TYPE minmax GRANULARITY 1
+    INDEX ts_recv_range ts_recv TYPE minmax GRANULARITY 1,
+    INDEX order_id_known order_id TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree
 PARTITION BY tape

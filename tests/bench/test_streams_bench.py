@@ -1,4 +1,4 @@
-"""Benches `streams` and `replay` as a user runs them, quick and on a real broker. No figure is judged here."""
+"""Benches `streams`, `replay` and `sinks` as a user runs them, quick and on a real broker. No figure is judged here."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from control.bench import replay_bench, streams_bench
+from control.bench import replay_bench, sinks_bench, streams_bench
 from control.bench.measure import Bound, Figure, Row
 from control.bench.oracle import WrongAnswerError, book_of
 from control.bench.session import Case, Session, run
@@ -37,7 +37,9 @@ def rows_of(bench: str, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.real
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("bench", "cases"), [("streams", streams_bench.CASES), ("replay", replay_bench.CASES)])
+@pytest.mark.parametrize(
+    ("bench", "cases"), [("streams", streams_bench.CASES), ("replay", replay_bench.CASES), ("sinks", sinks_bench.CASES)]
+)
 def test_every_row_is_measured_but_those_of_real_tapes(bench: str, cases: tuple[Case, ...], tmp_path: Path) -> None:
     told = rows_of(bench, tmp_path)
     skipped = {row for row in (s["row"] for s in told["skipped"]) if row.startswith("run_")}

@@ -164,6 +164,7 @@ def test_our_schemas_are_put_there_under_our_ids_and_a_second_time_changes_nothi
     assert {n: v[-1].id for n, v in history().items()}.items() <= {
         "definition": ids["es-2023.mbo.v1-value"], "tape": ids["ops.tapes.v1-value"], "gap": 3,
         "dead_letter": ids["es-2023.dead_letters.v1-value"], "cutover": ids["ops.runs.v1-value"],
+        "event": ids["es-2023.events.v1-value"],
     }.items()  # fmt: skip
     assert elsewhere.modes == {}
     before = json.dumps([elsewhere.schemas, elsewhere.subjects])

@@ -1,5 +1,9 @@
 """The store process against the clients people use: clickhouse-connect, curl, polars."""
 
+import asyncio
+import contextlib
+import json
+import logging
 import os
 import shutil
 import signal
@@ -7,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
@@ -22,7 +26,9 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 
 from control.embedded.store import EmbeddedStore, running_store
+from control.embedded.store_codings import decode, encoder
 from runtime.errors import FolderInUseError, PortTakenError, UsageError
+from sinks.ddl import apply_ddl
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parent.parent.parent
@@ -174,6 +180,143 @@ def test_sessions_keep_what_requests_forget(url: str) -> None:
             post(url, b"SELECT a FROM mine", **other)
 
 
+def test_the_asynchronous_client_reads_and_writes(url: str) -> None:
+    asyncio.run(read_and_write(url))
+
+
+async def read_and_write(url: str) -> None:
+    client = await clickhouse_connect.get_async_client(dsn=url, compress="lz4")
+    await client.command("CREATE OR REPLACE TABLE later (a UInt64, s String) ENGINE = MergeTree ORDER BY a")
+    await client.insert("later", [[n, str(n)] for n in range(1_000)], column_names=["a", "s"])
+    await client.insert_arrow("later", pa.table({"a": pa.array([1 << 63], pa.uint64()), "s": ["é"]}))
+    found = await client.query("SELECT s FROM later WHERE a >= {x:UInt64} ORDER BY a", parameters={"x": 999})
+    assert found.result_rows == [("999",), ("é",)]
+    answers = await asyncio.gather(*(client.query(f"SELECT count() + {n} FROM later") for n in range(8)))
+    assert [a.result_rows[0][0] for a in answers] == [1_001 + n for n in range(8)]
+    with pytest.raises(DatabaseError) as caught:
+        await client.query("SELECT * FROM nowhere")
+    assert caught.value.code == 60
+    await client.close()
+
+
+def test_polars_reads_arrow_streams_over_http(url: str, client: Client) -> None:
+    client.command("CREATE OR REPLACE TABLE cold (a UInt64, v Array(Float64), s String) ENGINE = MergeTree ORDER BY a")
+    client.command("INSERT INTO cold SELECT number, [number, nan], toString(number) FROM numbers(200000)")
+    query = urlencode(
+        {"query": "SELECT * FROM cold WHERE a < {n:UInt64} ORDER BY a FORMAT ArrowStream", "param_n": "150000"}
+    )
+    with urlopen(f"{url}/?{query}&output_format_arrow_string_as_string=1") as answer:
+        frame = pl.read_ipc_stream(answer.read())
+    assert frame.shape == (150_000, 3)
+    assert frame["a"].equals(pl.Series("a", range(150_000), dtype=pl.UInt64))
+    assert frame["s"][-1] == "149999"
+    assert frame["v"][7].to_list()[0] == 7.0
+    assert pl.from_arrow(client.query_arrow("SELECT a FROM cold ORDER BY a", use_strings=True)).height == 200_000
+    with client.query_arrow_stream("SELECT a FROM cold") as stream:
+        assert sum(batch.num_rows for batch in stream) == 200_000
+
+
+def test_arrow_streams_have_their_columns_without_rows_and_their_errors_on_the_way(url: str) -> None:
+    empty = pa.ipc.open_stream(get(url, query="SELECT 1 AS a, 'x' AS b WHERE 0 FORMAT ArrowStream")).read_all()
+    assert (empty.column_names, empty.num_rows) == (["a", "b"], 0)
+    body = get(url, query="SELECT throwIf(number = 900000) FROM numbers(1000000) FORMAT ArrowStream")
+    assert b"__exception__" in body
+    assert b"Code: 395." in body
+    with pytest.raises(HTTPError, match="404"):
+        get(url, query="SELECT * FROM nowhere FORMAT ArrowStream")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "lz4", "zstd", "deflate", ""])
+def test_bodies_are_coded_both_ways(url: str, coding: str) -> None:
+    name = f"coded_{coding or 'plain'}"
+    post(url, f"CREATE TABLE {name} (a UInt64, s String) ENGINE = MergeTree ORDER BY a".encode())
+    table = pa.table({"a": pa.array(range(50_000), pa.uint64()), "s": ["row"] * 50_000})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    coder = encoder(coding) if coding else None
+    plain = sink.getvalue().to_pybytes()
+    body = coder.compress(plain) + coder.flush() if coder else plain
+    head = {"Content-Encoding": coding} if coding else {}
+    post(url, body, head, query=f"INSERT INTO {name} FORMAT ArrowStream")
+    native = get(url, query=f"SELECT * FROM {name} ORDER BY a FORMAT Native")
+    post(url, native, query=f"INSERT INTO {name} FORMAT Native")
+    asked = Request(
+        f"{url}/?{urlencode({'query': f'SELECT count(), sum(a) FROM {name}', 'enable_http_compression': '1'})}",
+        headers={"Accept-Encoding": coding} if coding else {},
+    )
+    with urlopen(asked) as answer:
+        assert answer.headers.get("Content-Encoding", "") == coding
+        assert decode(answer.read(), coding, 1 << 20) == b"100000\t2499950000\n"
+
+
+def test_progress_is_in_the_summary_and_while_a_query_runs_in_the_processes(url: str, client: Client) -> None:
+    summary = client.query("SELECT sum(number) FROM numbers(100000)").summary
+    assert (summary["read_rows"], summary["result_rows"]) == ("100000", "1")
+    text = get(url, query="SELECT sum(sipHash64(number)) FROM numbers(30000000) FORMAT JSONEachRowWithProgress")
+    seen = [json.loads(line) for line in text.splitlines()]
+    assert any(int(s["progress"]["total_rows_to_read"]) == 30_000_000 for s in seen if "progress" in s)
+    assert sum("row" in s for s in seen) == 1
+    thread = threading.Thread(
+        target=lambda: suppressed(
+            lambda: get(url, query="SELECT sum(sipHash64(number)) FROM numbers(1000000000000)", query_id="slow-1")
+        )
+    )
+    thread.start()
+    where = "Settings['log_comment'] = 'slow-1'"
+    running = f"SELECT read_rows, total_rows_approx FROM system.processes WHERE {where} AND read_rows > 0"
+    while not (found := client.query(running).result_rows):
+        time.sleep(0.02)
+    assert found[0][0] < found[0][1] == 1_000_000_000_000
+    client.command(f"KILL QUERY WHERE {where} ASYNC")
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def suppressed(work: Callable[[], object]) -> None:
+    with contextlib.suppress(HTTPError):
+        work()
+
+
+def test_inserts_go_on_beside_a_heavy_query_which_ends_at_its_limits(url: str, client: Client) -> None:
+    client.command("CREATE OR REPLACE TABLE busy (a UInt64) ENGINE = MergeTree ORDER BY a")
+    codes: list[str | None] = []
+
+    def heavy(**limit: str) -> None:
+        try:
+            get(url, query="SELECT uniqExact(number) FROM numbers(1000000000000)", **limit)
+        except HTTPError as error:
+            codes.append(error.headers["X-ClickHouse-Exception-Code"])
+
+    limits = ({"max_execution_time": "2"}, {"max_memory_usage": "200000000"})
+    threads = [threading.Thread(target=heavy, kwargs=limit) for limit in limits]
+    for thread in threads:
+        thread.start()
+    inserted = 0
+    while any(thread.is_alive() for thread in threads):
+        client.insert_arrow("busy", pa.table({"a": pa.array(range(1_000), pa.uint64())}))
+        inserted += 1
+    assert sorted(map(str, codes)) == ["159", "241"]
+    assert inserted > 1
+    assert client.command("SELECT count() FROM busy") == inserted * 1_000
+
+
+def test_the_reader_works_with_ordinary_clients(url: str) -> None:
+    """What the client asks by itself when it connects is admitted too."""
+    post(url, b"CREATE TABLE IF NOT EXISTS seen (a UInt8) ENGINE = MergeTree ORDER BY a")
+    reader = clickhouse_connect.get_client(dsn=url.replace("//", "//reader:@"))
+    assert reader.query("SELECT count() FROM seen WHERE a > {x:UInt8}", parameters={"x": 1}).result_rows == [(0,)]
+    assert reader.query_arrow("SELECT * FROM seen").num_rows == 0
+    for sql in ("DROP TABLE seen", "SELECT * FROM url('http://127.0.0.1:1', 'CSV')"):
+        with pytest.raises(DatabaseError) as caught:
+            reader.command(sql)
+        assert caught.value.code == 497
+    with pytest.raises(DatabaseError):
+        reader.insert("seen", [[1]], column_names=["a"])
+    reader.close()
+    assert get(url, query="SELECT count() FROM seen") == b"0\n"
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_inserts_and_asks(url: str) -> None:
     def curl(*words: str, data: bytes | None = None) -> bytes:
@@ -291,6 +434,26 @@ def test_acknowledged_rows_survive_a_kill(tmp_path: Path) -> None:
     try:
         rows = int(get(url, query="SELECT count() FROM kept"))
         assert acknowledged <= rows <= acknowledged + 1
+    finally:
+        assert end(process, signal.SIGTERM) == 0
+
+
+def test_a_store_with_many_parts_starts_again_and_has_them(tmp_path: Path) -> None:
+    process, url = start(tmp_path)
+    client = clickhouse_connect.get_client(dsn=url)
+    apply_ddl(client)
+    client.command("SYSTEM STOP MERGES")
+    names = ["tape", "line", "instrument", "px"]
+    for at in range(60):
+        client.insert("trades", [[f"t{at}", "main", "X", at]], column_names=names)
+    client.close()
+    end(process, signal.SIGKILL)
+    began_s = time.monotonic()
+    process, url = start(tmp_path)
+    taken_s = time.monotonic() - began_s
+    try:
+        assert get(url, query="SELECT count(), sum(px) FROM trades") == b"60\t1770\n"
+        logging.getLogger(__name__).info("started again in %.2f s", taken_s)
     finally:
         assert end(process, signal.SIGTERM) == 0
 

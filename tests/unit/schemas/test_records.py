@@ -115,7 +115,7 @@ def test_tape_name_of_a_file(file: str, tape: str) -> None:
 def test_topics_of_a_tape_are_distinct_and_never_expire() -> None:
     derived = [f"t1.alt.{s}.v1" for s in ("bins", "trades", "bars")]
     assert list(rooted("t1", "alt")) == ["t1.mbo.v1", *derived]
-    assert list(of_tape("t1", "alt")) == ["t1.mbo.v1", *derived, "t1.gaps.v1", "t1.dead_letters.v1"]
+    assert list(of_tape("t1", "alt")) == ["t1.mbo.v1", *derived, "t1.gaps.v1", "t1.events.v1", "t1.dead_letters.v1"]
     assert MBO.name("t1", "any") == "t1.mbo.v1"
     assert all(spec.config()["retention.ms"] == "-1" for spec in CATALOGUE)
 

@@ -114,6 +114,48 @@ def make_tape(
     return Made({f"{tape}.mbo.v1": messages, **named})
 
 
+def make_records(tape: str = "t1", count: int = 7) -> Made:
+    """Gaps, events and dead letters, each said twice by two producers, the second time in other words."""
+    topics: dict[str, list[Message]] = {}
+    for stream, schema, record in (
+        ("gaps", "gap", gap_record),
+        ("events", "event", event_record),
+        ("dead_letters", "dead_letter", letter_record),
+    ):
+        topic = f"{tape}.{stream}.v1"
+        values = [encode_avro(schema, record(at, again)) for again in (0, 1) for at in range(count)]
+        items = [("X:A", Envelope("data", schema, count=1, t=at), value) for at, value in enumerate(values)]
+        topics[topic] = [_message(topic, at, *item) for at, item in enumerate(items)]
+    return Made(topics)
+
+
+def gap_record(at: int, again: int = 0) -> dict[str, object]:
+    """A gap; its id does not depend on who says it."""
+    return {
+        "id": f"gap-{at}", "instrument": "X:A", "line": "main", "stage": "books", "topic": "t1.mbo.v1", "partition": 0,
+        "seq_from": at, "seq_to": at + again, "ts_from": -(1 << 63), "ts_to": (1 << 63) - 1,
+        "cause": "it's a \\ \"gap\"\n", "epoch": again,
+    }  # fmt: skip
+
+
+def event_record(at: int, again: int = 0) -> dict[str, object]:
+    """A funding rate."""
+    return {
+        "id": f"event-{at}", "instrument": "X:A", "kind": "funding", "ts_event": at, "ts_recv": at + again,
+        "px": (1 << 63) - 1, "value": "0.000100000000000000001", "side": -1, "ts_next": -1, "text": "é",
+    }  # fmt: skip
+
+
+def letter_record(at: int, again: int = 0) -> dict[str, object]:
+    """A dead letter whose bytes are no text."""
+    headers = [{"name": "kind", "value": b"data"}, {"name": "kind", "value": b"\xff\x00"}]
+    return {
+        "id": f"letter-{at}", "line": "main", "stage": "books", "run": "run-9", "topic": "t1.mbo.v1", "partition": 3,
+        "offset": at, "seq": at + 1_000, "timestamp_ms": 5, "key": b"\xfe", "value": bytes(range(256)) * at,
+        "headers": headers[: at % 3], "reason": "bad", "error": "", "trace": "", "attempts": 1 + again,
+    }  # fmt: skip
+
+
 def _derived(
     rng: np.random.Generator, roots: Sequence[Message], columns: Sequence[Column], schema: str, repeats: bool
 ) -> list[tuple[str, Envelope, bytes]]:
@@ -187,6 +229,9 @@ class FakeConsumer:
             self._next[topic] += len(found)
             out += [Raw(message) for message in found]
         return out
+
+    def get_watermark_offsets(self, place: Any, timeout: float) -> tuple[int, int]:
+        return 0, len(self._made.topics.get(place.topic, []))
 
     def close(self) -> None:
         self._next = {}

@@ -1,14 +1,16 @@
 from sinks.base import Batch, Entry, Lane
-from sinks.ddl import FILES, sql_of
+from sinks.ddl import VIEWS, file_of, sql_of
 from sinks.ddl.render import table_sql
 from sinks.retry import FATAL, PAUSE_MAX_S, RETRIED, Backoff, may_pass
-from sinks.tables import TABLES
+from sinks.tables import TABLES, all_tables
 from tests.unit.sinks.messages import first_of_each, make_tape
 
 
 def test_files_are_what_the_declarations_render() -> None:
-    assert {name: sql_of(name) for name in TABLES} == {name: table_sql(spec) for name, spec in TABLES.items()}
-    assert set(TABLES) <= set(FILES)
+    tables = all_tables()
+    assert {name: file_of(name) for name in tables} == {name: table_sql(spec) for name, spec in tables.items()}
+    assert all("CREATE OR REPLACE VIEW" in sql_of(name) for name in VIEWS)
+    assert not set(VIEWS) & set(tables)
 
 
 def test_tokens_name_range_tape_line_and_columns() -> None:

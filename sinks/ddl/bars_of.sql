@@ -1,0 +1,33 @@
+-- Bars of any width, made of trades when asked: SELECT * FROM bars_of(interval_ns = 300000000000) WHERE tape = ...
+-- Columns and meanings are those of the table bars, which holds the widths that a line is configured with. Sums are
+-- exact integers; only trade_notional is rounded.
+CREATE OR REPLACE VIEW bars_of AS
+SELECT * EXCEPT (exact_notional, weight, priced)
+FROM
+(
+    SELECT
+        tape,
+        line,
+        instrument,
+        {interval_ns:Int64} AS interval_ns,
+        ts_ns - positiveModulo(ts_ns, {interval_ns:Int64}) AS ts_start_ns,
+        ts_start_ns + {interval_ns:Int64} AS ts_end_ns,
+        if(priced = 0, 9223372036854775807, argMinIf(px, (ts_ns, seq, part, row), px != 9223372036854775807)) AS open_px,
+        if(priced = 0, 9223372036854775807, maxIf(px, px != 9223372036854775807)) AS high_px,
+        min(px) AS low_px,
+        if(priced = 0, 9223372036854775807, argMaxIf(px, (ts_ns, seq, part, row), px != 9223372036854775807)) AS close_px,
+        sumIf(toInt256(px) * sz, px != 9223372036854775807) AS exact_notional,
+        sumIf(sz, px != 9223372036854775807) AS weight,
+        if(weight = 0, 9223372036854775807,
+            toInt64(intDiv(exact_notional, greatest(weight, 1))
+                - (exact_notional < 0 AND exact_notional % greatest(weight, 1) != 0))) AS vwap_px,
+        sum(sz) AS volume_sz,
+        sumIf(sz, side = 1) AS trade_buy_sz,
+        sumIf(sz, side = -1) AS trade_sell_sz,
+        sumIf(sz, side = 0) AS trade_none_sz,
+        toFloat64(exact_notional) / 1e9 AS trade_notional,
+        count() AS trade_count,
+        countIf(px != 9223372036854775807) AS priced
+    FROM trades
+    GROUP BY tape, line, instrument, ts_start_ns
+)
