@@ -17,7 +17,7 @@ def tape_specs(tape: str, line: str, settings: Settings, servers: str, store_url
     place = ("--tape", tape, "--line", line, "--bootstrap-servers", servers)
     specs = [ProcessSpec(f"stages-{tape}-{line}", argv("stage", *place, settings=settings))]
     for sink in SINKS:
-        target = ("--lake-url", str(settings.lake_dir)) if sink == "lake" else ("--clickhouse-url", store_url)
+        target = ("--lake-url", settings.lake_location) if sink == "lake" else ("--clickhouse-url", store_url)
         specs.append(ProcessSpec(f"{sink}-{tape}-{line}", argv("sink", sink, *place, *target, settings=settings)))
     return specs
 

@@ -14,7 +14,7 @@ from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
 from runtime.errors import InputError
 from runtime.kafka import CheckedProducer
-from runtime.object_store import LocalObjectStore, object_store_at
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, TapeStore
 from schemas.envelope import Envelope, crc32
@@ -22,6 +22,7 @@ from schemas.message import Outgoing
 from schemas.topics import TAPES, of_tape
 from sinks.ddl import drop_tape as drop_rows
 from sinks.lake import drop_tape as drop_objects
+from sinks.progress import drop_progress
 
 WORKERS_TIMEOUT_S: Final = 20.0
 """How long to wait for the workers of a tape that is to be deleted. `up` looks at tapes every 2 s, and stops workers
@@ -90,7 +91,9 @@ class TapeAdmin:
         claims = self._wait_until_nobody_works(manifest)
         with closing(open_store(store_url)) as client:
             drop_rows(client, manifest.tape)
-        drop_objects(LocalObjectStore(self._settings.lake_dir), manifest.tape)
+        lake = object_store_at(self._settings.lake_location)
+        drop_objects(lake, manifest.tape)
+        drop_progress(lake, manifest.tape_id)
         states = object_store_at(self._settings.state_location)
         for kind in ("checkpoints", "skips", "attempts", "cutovers"):
             for name in list(states.names(f"{kind}/{manifest.tape_id}/")):

@@ -4,20 +4,25 @@ Names are relative paths with `/`. A put is all or nothing: readers see the old 
 power cut (temporary file, fsync, rename, fsync of the folder). Names that start with a dot are never listed: they are
 puts that did not finish.
 
+No object is ever uploaded in parts, whatever its size: a put is one request, so one that breaks off leaves nothing, and
+there are no orphaned parts to be found and swept. On a folder the same break leaves a dot file; `sweep` removes those.
+
 Whatever keeps a store from doing what it is asked (a full disk, no network, no permission) is an OSError; what the
 stores below say of it is in its text. So callers tell "it cannot now" from "there is none" and from a bad name.
 """
 
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import from_url
 
 from runtime.errors import InputError, MissingServiceError
@@ -29,6 +34,16 @@ RETRY: Final = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
 """How long a remote store may be asked again before it counts as away. A checkpoint waits for it, and what is held in
 memory meanwhile grows with the input; much less would make a slow bucket an error."""
 
+REQUEST_TIMEOUT: Final = timedelta(seconds=120)
+"""How long one request may take. The largest object, 64 MiB, passes within it at 4.5 Mbit/s; on a slower line, or with
+much less, no try would ever succeed. With more, a connection that is dead without saying so is noticed later."""
+
+ORPHAN_AGE_S: Final = 3600.0
+"""Age at which a put that did not finish counts as given up. One that still runs is younger by far; sweeping it away
+would only make its rename fail, and it would be done again."""
+
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{12}")
+
 
 class ObjectStore(Protocol):
     """What the project needs of a store of objects."""
@@ -38,6 +53,9 @@ class ObjectStore(Protocol):
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object only if none of that name exists; whether it was written."""
+
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object only if it still is `old` (None: there is none); whether `new` stands there now."""
 
     def get(self, name: str) -> bytes | None:
         """The object's bytes, None if there is none."""
@@ -109,6 +127,15 @@ class LocalObjectStore:
         _sync_folder(path.parent)
         return True
 
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object durably if it still is `old`; on a folder, whoever swaps holds a lock of its own."""
+        if old is None:
+            return self.put_new(name, new) or self.get(name) == new
+        if self.get(name) != old:
+            return self.get(name) == new
+        self.put(name, new)
+        return True
+
     def get(self, name: str) -> bytes | None:
         """The object's bytes, None if there is none."""
         try:
@@ -129,6 +156,14 @@ class LocalObjectStore:
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
         self.path(name).unlink(missing_ok=True)
+
+    def sweep(self, older_than_s: float = ORPHAN_AGE_S) -> int:
+        """Remove what puts left that did not finish, if it is at least this old; how many files."""
+        orphans = [p for p in self.root.rglob(".*") if _TEMPORARY.fullmatch(p.name) and p.is_file()]
+        gone = [p for p in orphans if time.time() - p.stat().st_mtime >= older_than_s]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return len(gone)
 
     def _write_temporary(self, path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,14 +199,15 @@ class RemoteObjectStore:
         self.url = url
         try:
             make: Any = from_url  # its overloads are one for each provider
-            self._store: Any = make(url, retry_config=dict(RETRY), **config)
+            options = {"timeout": REQUEST_TIMEOUT, **config.pop("client_options", {})}
+            self._store: Any = make(url, retry_config=dict(RETRY), client_options=options, **config)
         except BaseError as error:
             raise InputError(f"{url} names no object store ({_said(error)})", remedy="see docs/settings.md") from error
 
     def put(self, name: str, data: bytes) -> None:
         """Write or replace an object."""
         with self._asking(name):
-            obstore.put(self._store, _plain(name), data)
+            obstore.put(self._store, _plain(name), data, use_multipart=False)
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object unless it exists (`If-None-Match: *`); whether it was written.
@@ -184,6 +220,29 @@ class RemoteObjectStore:
                 obstore.put(self._store, _plain(name), data, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 return False
+            return True
+
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object if it still is `old` (`If-Match`); whether `new` stands there now.
+
+        After a lost answer the retry is refused, because the first try has changed the object; so what stands there is
+        looked at before a refusal is believed.
+        """
+        if old is None:
+            return self.put_new(name, new) or self.get(name) == new
+        with self._asking(name):
+            try:
+                found = obstore.get(self._store, _plain(name))
+                held = bytes(found.bytes())
+                version = {k: found.meta[k] for k in ("e_tag", "version") if found.meta.get(k)}
+            except (NotFoundError, FileNotFoundError):
+                return False
+            if held != old:
+                return held == new
+            try:
+                obstore.put(self._store, _plain(name), new, mode=cast("Any", version), use_multipart=False)
+            except PreconditionError:
+                return self.get(name) == new
             return True
 
     def get(self, name: str) -> bytes | None:

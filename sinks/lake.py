@@ -2,28 +2,27 @@
 
     config    limits below, the store of objects
     builder   `object_name` and `sinks.lake_object`, pure
-    service   `LakeSink.write`: one put, which is all or nothing, retried when the disk or the bucket says no
+    service   `LakeSink.write`: one conditional put, all or nothing, retried when the disk or the bucket says no
 
 The name says topic, tape id, partition and range, so it is known before the object is written: a repeat after a crash
-puts the same bytes under the same name. Objects of a partition sort by name in the order of their messages:
+makes the same bytes under the same name, and finds that they are there. Objects of a partition sort by name in the
+order of their messages:
 
     TOPIC/TAPE_ID/PARTITION/SEQ.PART-SEQ.PART.parquet      numbers padded with zeros
 """
 
-import logging
 import re
 import secrets
 from dataclasses import dataclass
 from threading import Event
 from typing import Final
 
-from runtime.object_store import ObjectStore
-from sinks.base import Batch, Lane, Place, StoppedError
+from runtime.errors import InputError
+from runtime.object_store import LocalObjectStore, ObjectStore
+from sinks.base import Batch, Lane, Place
 from sinks.batcher import Limits
-from sinks.lake_object import encode_object
-from sinks.retry import Backoff
-
-log = logging.getLogger(__name__)
+from sinks.lake_object import content_of, encode_object
+from sinks.retry import patiently
 
 LIMITS: Final = Limits(rows=1_000_000, bytes=48 << 20, age_s=5.0)
 """Objects are for scans: 48 MiB of values are about 20 MB of Parquet. Age is what a reader of the lake waits; below
@@ -70,8 +69,23 @@ def drop_tape(store: ObjectStore, tape: str, line: str | None = None) -> None:
     """Delete the objects of a tape, or of one of its lines (the raw ones then stay)."""
     for name in list(store.names()):
         words = name.split("/")[0].split(".")  # TAPE.STREAM.vN or TAPE.LINE.STREAM.vN
-        if words[0] == tape and (line is None or (len(words) == 4 and words[1] == line)):
+        if len(words) in (3, 4) and words[0] == tape and (line is None or (len(words) == 4 and words[1] == line)):
             store.delete(name)
+
+
+class DifferentObjectError(InputError):
+    """An object of this name stands in the lake and holds other messages: two writers cut one lane differently.
+
+    Args:
+        name: the object.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(
+            f"lake object {name} holds other messages than those of its range",
+            remedy="look who else writes this lake; then delete the object, and start the sink again",
+        )
 
 
 class LakeSink:
@@ -89,24 +103,43 @@ class LakeSink:
         self._store = store
 
     def open(self, stop: Event) -> str:
-        """Give the lake's identity, made if it has none."""
-        self._store.put_new(IDENTITY, secrets.token_hex(8).encode())
-        return (self._store.get(IDENTITY) or b"").decode()
+        """Give the lake's identity, made if it has none; what unfinished puts left in a folder goes."""
+        if isinstance(self._store, LocalObjectStore):
+            self._store.sweep()
+        return patiently(self._identity, IDENTITY, stop)
 
     def write(self, batch: Batch, stop: Event) -> None:
-        """Put a batch's object; a repeat replaces it by equal bytes."""
+        """Put a batch's object unless it is there.
+
+        Raises:
+            DifferentObjectError: another object of this name is there.
+        """
         name, data = object_name(batch), encode_object(batch)
-        backoff = Backoff()
-        while True:
-            try:
-                self._store.put(name, data)
-                return
-            except OSError as error:  # disk full, folder away, bucket unreachable: all may pass
-                pause_s = backoff.next_s()
-                if backoff.tries in (1, 5) or backoff.tries % 20 == 0:
-                    log.warning("%s: cannot be written, try %d: %s", name, backoff.tries, error)
-                if stop.wait(pause_s):
-                    raise StoppedError from error
+        patiently(lambda: put_once(self._store, name, data), name, stop)
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _identity(self) -> str:
+        self._store.put_new(IDENTITY, secrets.token_hex(8).encode())
+        return (self._store.get(IDENTITY) or b"").decode()
+
+
+def put_once(store: ObjectStore, name: str, data: bytes) -> None:
+    """Put an object under a name that stands for its content: a repeat changes nothing, and damage is mended.
+
+    Another release of Parquet may write the same messages as other bytes, so what is there is compared by content.
+
+    Raises:
+        DifferentObjectError: an object with other content is there.
+    """
+    if store.put_new(name, data):
+        return
+    held = store.get(name)
+    if held == data:
+        return
+    if held is not None and (content := content_of(held)) is not None:
+        if content != content_of(data):
+            raise DifferentObjectError(name)
+        return
+    store.put(name, data)

@@ -76,6 +76,15 @@ def read_places(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), columns=["seq", "part", "row"])
 
 
+def content_of(data: bytes) -> tuple[pa.Table, pa.Table] | None:
+    """Rows and message index of an object, to be compared; None if it cannot be read."""
+    try:
+        rows = pq.read_table(pa.BufferReader(data))
+        return rows.replace_schema_metadata(None), _decode_index(rows.schema.metadata)
+    except (pa.ArrowInvalid, OSError, ValueError):
+        return None
+
+
 def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> Iterator[Entry]:
     """Every message of an object, in order, as it was in Kafka.
 

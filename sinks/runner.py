@@ -19,7 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from runtime.clock import Clock, WallClock
 from runtime.errors import BarographError
 from runtime.kafka import consumer, to_message
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import LocalObjectStore, ObjectStore, object_store_at
 from runtime.sequence import Sequence, Verdict
 from runtime.tapes import Manifest
 from runtime.telemetry import SINK_ROWS, SINK_SECONDS
@@ -149,9 +149,10 @@ class SinkRunner:
         manifest: the tape; its partitions, bases and topic ids are used.
         line: the line.
         bootstrap_servers: Kafka.
-        state: where progress is kept.
+        state: folder of locks and progress.
         clock: age of batches.
         open_consumer: makes the Kafka client from the servers' addresses.
+        progress: where progress is kept if not in `state`.
     """
 
     def __init__(
@@ -163,12 +164,13 @@ class SinkRunner:
         state: LocalObjectStore,
         clock: Clock | None = None,
         open_consumer: Callable[[str], Any] = consumer,
+        progress: ObjectStore | None = None,
     ) -> None:
         self._sink = sink
         self._manifest = manifest
         self._line = line
         self._bootstrap_servers = bootstrap_servers
-        self._state = state
+        self._state, self._progress = state, progress or state
         self._clock = clock or WallClock()
         self._open_consumer = open_consumer
         self._lanes: dict[tuple[str, int], _LaneState] = {}
@@ -185,7 +187,7 @@ class SinkRunner:
         try:
             # 1. Make the target ready; its identity names our progress.
             identity = self._sink.open(stop)
-            with closing(ProgressStore(self._state, self._sink.name, identity)) as store:
+            with closing(ProgressStore(self._progress, self._sink.name, identity, self._state, stop)) as store:
                 # 2. Claim the lanes, and read each from where its progress says.
                 self._claim_lanes(store)
                 with closing(self._open_consumer(self._bootstrap_servers)) as client:
@@ -292,16 +294,21 @@ def run_sink(
         manifest: the tape.
         line: the line.
         bootstrap_servers: Kafka.
-        target: ClickHouse's address (`http://host:port`), or the lake's folder.
-        state_dir: folder of progress files.
+        target: ClickHouse's address (`http://host:port`), or the lake's folder or URL.
+        state_dir: folder of locks and progress; a lake in a bucket keeps progress itself, and a copy is here.
         stop: set it to make this return.
         on_progress: called from this thread at the start and whenever more is confirmed.
 
     Raises:
         BarographError: a hole, a conflict, a message or a target that cannot go on.
     """
-    sink: Sink = ClickHouseSink(target) if name == "clickhouse" else LakeSink(LocalObjectStore(Path(target)))
-    SinkRunner(sink, manifest, line, bootstrap_servers, LocalObjectStore(state_dir)).run(stop, on_progress)
+    state, progress = LocalObjectStore(state_dir), None
+    if name == "clickhouse":
+        sink: Sink = ClickHouseSink(target)
+    else:
+        lake = object_store_at(target)
+        sink, progress = LakeSink(lake), None if isinstance(lake, LocalObjectStore) else lake
+    SinkRunner(sink, manifest, line, bootstrap_servers, state, progress=progress).run(stop, on_progress)
 
 
 def _usable(raw: Any) -> Message | None:

@@ -10,7 +10,7 @@ import typer
 from control import options
 from control.output import Output, rows
 from runtime.errors import AnswerIsNo, UsageError
-from runtime.object_store import LocalObjectStore
+from runtime.object_store import object_store_at
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +87,7 @@ def reconcile(
     out = Output(as_json)
     manifest, line = options.place(given, tape, line)
     with Services(given, out) as services:
-        lake = LocalObjectStore(given.lake_dir)
+        lake = object_store_at(given.lake_location)
         with closing(open_store(services.store())) as client:
             report = reconcile_tape(manifest, line, services.kafka(), client=client, lake=lake)
         with closing(Arrival(services.kafka(), manifest, line, given.state_dir)) as arrival:

@@ -106,7 +106,7 @@ def sink(
     if name != "clickhouse" and name != "lake":
         raise UsageError(f"there is no sink {name!r}", remedy="use clickhouse or lake")
     manifest = TapeStore(object_store_at(settings.state_location)).require(tape)
-    target = str(settings.lake_dir) if name == "lake" else settings.clickhouse_url or _find(settings, "store")
+    target = settings.lake_location if name == "lake" else settings.clickhouse_url or _find(settings, "store")
     manifest.require_line(line)
     serve_metrics(settings.metrics_port)
     run_sink(
