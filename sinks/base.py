@@ -18,15 +18,13 @@ from typing import Protocol
 
 import numpy as np
 
+from runtime.sequence import Place
 from schemas.envelope import UNREADABLE, crc32
 from schemas.mbo import MBO_BYTES, MBO_DTYPE, MBO_RTYPE
 from schemas.message import Message
 from schemas.topics import MBO
 from sinks.batcher import Limits
 from sinks.tables import TableSpec
-
-Place = tuple[int, int]
-"""(seq, part) of a message."""
 
 
 @dataclass(frozen=True, slots=True)

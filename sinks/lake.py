@@ -9,18 +9,21 @@ makes the same bytes under the same name, and finds that they are there. Objects
 order of their messages:
 
     TOPIC/TAPE_ID/PARTITION/SEQ.PART-SEQ.PART.parquet      numbers padded with zeros
+                            SEQ.PART-SEQ.PART.dbn.zst      raw records again, for readers of DBN; written first
 """
 
-import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
 from threading import Event
-from typing import Final
+from typing import Any, Final
 
+from runtime import lake_format
 from runtime.errors import InputError
+from runtime.lake_format import ObjectRange
 from runtime.object_store import LocalObjectStore, ObjectStore
-from sinks.base import Batch, Lane, Place
+from sinks.base import Batch, Lane
 from sinks.batcher import Limits
+from sinks.lake_dbn import encode_dbn, read_records
 from sinks.lake_object import content_of, encode_object
 from sinks.retry import patiently
 
@@ -31,38 +34,20 @@ some seconds a quiet tape would fill the lake with files of a few rows."""
 IDENTITY: Final = "identity"
 """Object that holds the lake's random identity."""
 
-_NAME: Final = re.compile(r"(?P<seq>\d{19})\.(?P<part>\d{6})-(?P<last>\d{19})\.(?P<last_part>\d{6})\.parquet")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ObjectRange:
-    """First and last place in an object, and its name."""
-
-    first: Place
-    last: Place
-    name: str
-
 
 def folder_of(lane: Lane) -> str:
     """Prefix of the names of a lane's objects."""
-    return f"{lane.topic}/{lane.tape_id}/{lane.partition:05d}/"
+    return lake_format.folder(lane.topic, lane.tape_id, lane.partition)
 
 
-def object_name(batch: Batch) -> str:
+def object_name(batch: Batch, kind: str = "parquet") -> str:
     """The name of a batch's object."""
-    (seq, part), (last, last_part) = batch.first, batch.last
-    return f"{folder_of(batch.lane)}{seq:019d}.{part:06d}-{last:019d}.{last_part:06d}.parquet"
+    return lake_format.object_name(folder_of(batch.lane), batch.first, batch.last, kind)
 
 
 def objects_of(store: ObjectStore, lane: Lane) -> list[ObjectRange]:
     """A lane's objects, in the order of their messages."""
-    out = []
-    for name in store.names(folder_of(lane)):
-        match = _NAME.fullmatch(name.rpartition("/")[2])
-        if match:
-            first = int(match["seq"]), int(match["part"])
-            out.append(ObjectRange(first, (int(match["last"]), int(match["last_part"])), name))
-    return sorted(out)
+    return lake_format.objects(store, folder_of(lane))
 
 
 def drop_tape(store: ObjectStore, tape: str, line: str | None = None) -> None:
@@ -109,11 +94,15 @@ class LakeSink:
         return patiently(self._identity, IDENTITY, stop)
 
     def write(self, batch: Batch, stop: Event) -> None:
-        """Put a batch's object unless it is there.
+        """Put a batch's objects unless they are there.
 
         Raises:
             DifferentObjectError: another object of this name is there.
         """
+        whole = [entry.message for entry in batch.entries if entry.rows]
+        if batch.lane.table.raw and whole:
+            records, dbn = object_name(batch, "dbn.zst"), encode_dbn(whole)
+            patiently(lambda: put_once(self._store, records, dbn, read_records), records, stop)
         name, data = object_name(batch), encode_object(batch)
         patiently(lambda: put_once(self._store, name, data), name, stop)
 
@@ -125,10 +114,11 @@ class LakeSink:
         return (self._store.get(IDENTITY) or b"").decode()
 
 
-def put_once(store: ObjectStore, name: str, data: bytes) -> None:
+def put_once(store: ObjectStore, name: str, data: bytes, content_of: Callable[[bytes], Any] = content_of) -> None:
     """Put an object under a name that stands for its content: a repeat changes nothing, and damage is mended.
 
-    Another release of Parquet may write the same messages as other bytes, so what is there is compared by content.
+    Another release of Parquet or zstd may write the same messages as other bytes, so what is there is compared by its
+    content; what has none is damaged.
 
     Raises:
         DifferentObjectError: an object with other content is there.

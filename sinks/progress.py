@@ -29,7 +29,8 @@ from typing import Any, Final, cast
 
 from runtime.errors import BarographError
 from runtime.object_store import LocalObjectStore, ObjectStore
-from sinks.base import Batch, Lane, Place
+from runtime.sequence import Place
+from sinks.base import Batch, Lane
 from sinks.retry import patiently
 
 _ROOT: Final = "sinks"

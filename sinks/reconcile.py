@@ -18,9 +18,10 @@ import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
 from runtime.object_store import ObjectStore
+from runtime.sequence import Place
 from runtime.tape_reader import TopicReader
 from runtime.tapes import Manifest
-from sinks.base import Lane, Place, rows_of
+from sinks.base import Lane, rows_of
 from sinks.lake import objects_of
 from sinks.lake_object import read_index, read_places
 from sinks.tables import TABLES

@@ -20,13 +20,13 @@ from runtime.clock import Clock, WallClock
 from runtime.errors import BarographError
 from runtime.kafka import consumer, to_message
 from runtime.object_store import LocalObjectStore, ObjectStore, object_store_at
-from runtime.sequence import Sequence, Verdict
+from runtime.sequence import Place, Sequence, Verdict
 from runtime.tapes import Manifest
 from runtime.telemetry import SINK_ROWS, SINK_SECONDS
 from schemas.envelope import crc32
 from schemas.message import Message
 from schemas.topics import MBO
-from sinks.base import Batch, Entry, Lane, Place, Sink, StoppedError
+from sinks.base import Batch, Entry, Lane, Sink, StoppedError
 from sinks.batcher import Batcher
 from sinks.clickhouse import ClickHouseSink
 from sinks.lake import LakeSink
