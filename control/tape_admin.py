@@ -3,7 +3,8 @@
 import fcntl
 import shutil
 import time
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -58,27 +59,27 @@ class TapeAdmin:
         ids = self._topics.apply(manifest.tape, line, manifest.partitions)
         known = replace(manifest, topic_ids={**manifest.topic_ids, **ids})
         known = known.with_line(line, run)
-        self._save(known)
+        self.save(known)
         return known
 
     def finish(self, manifest: Manifest) -> Manifest:
         """Note that the `end` of every instrument was published; lines that were added meanwhile stay."""
         finished = replace(self.tapes.load(manifest.tape) or manifest, state="finished")
-        self._save(finished)
+        self.save(finished)
         return finished
 
     def complete(self, manifest: Manifest, line: str) -> Manifest:
         """Note that everything of a finished tape has arrived on a line."""
         known = self.tapes.load(manifest.tape) or manifest
         done = known.with_line(line, replace(known.require_line(line), complete=True))
-        self._save(done)
+        self.save(done)
         return done
 
     def hand_over(self, manifest: Manifest, line: str, to_run: str) -> Manifest:
         """Note that another run computes a line from here on."""
         known = self.tapes.load(manifest.tape) or manifest
         done = known.with_line(line, replace(known.require_line(line), run=to_run, complete=False))
-        self._save(done)
+        self.save(done)
         return done
 
     def delete(self, manifest: Manifest, store_url: str) -> None:
@@ -87,8 +88,11 @@ class TapeAdmin:
         Raises:
             InputError: somebody still works on it after `WORKERS_TIMEOUT_S`.
         """
-        self._save(replace(manifest, state="deleted"))
-        claims = self._wait_until_nobody_works(manifest)
+        self.save(replace(manifest, state="deleted"))
+        with self.alone(manifest):
+            self._drop(manifest, store_url)
+
+    def _drop(self, manifest: Manifest, store_url: str) -> None:
         with closing(open_store(store_url)) as client:
             drop_rows(client, manifest.tape)
         lake = object_store_at(self._settings.lake_location)
@@ -105,17 +109,25 @@ class TapeAdmin:
         self._topics.delete(sorted(names))
         self._announce(manifest, "deleted")
         self.tapes.delete(manifest.tape)
-        for claim in claims:
-            claim.release()
 
-    def _wait_until_nobody_works(self, manifest: Manifest) -> list[Claim]:
-        """`up` stops the workers of a deleted tape; what one of them writes after we deleted would stay for ever.
+    @contextmanager
+    def alone(self, manifest: Manifest) -> Iterator[None]:
+        """The exclusive right to work on a tape: nobody has workers on it, and nobody starts some meanwhile.
 
-        Returns:
-            The claims of all lines, so that nobody starts again meanwhile.
+        Raises:
+            InputError: somebody still works on it after `WORKERS_TIMEOUT_S`.
         """
+        claims = [Claim(self._settings.state_dir, manifest, line) for line in manifest.lines]
+        try:
+            self._wait_until_nobody_works(manifest, claims)
+            yield
+        finally:
+            for claim in claims:
+                claim.release()
+
+    def _wait_until_nobody_works(self, manifest: Manifest, claims: Sequence[Claim]) -> None:
+        """`up` stops the workers of a deleted tape; what one of them writes after we deleted would stay for ever."""
         state_dir = self._settings.state_dir
-        claims = [Claim(state_dir, manifest, line) for line in manifest.lines]
         locks = [p for p in state_dir.glob(f"sinks/*/{manifest.tape_id}/**/.*.lock") if p.is_file()]
         deadline_s = time.monotonic() + WORKERS_TIMEOUT_S
         while not all(claim.take() for claim in claims) or any(_is_locked(path) for path in locks):
@@ -124,9 +136,9 @@ class TapeAdmin:
                     f"tape {manifest.tape} is still being worked on", remedy="stop that process, then try again"
                 )
             time.sleep(0.2)
-        return claims
 
-    def _save(self, manifest: Manifest) -> None:
+    def save(self, manifest: Manifest) -> None:
+        """Write a manifest and announce it."""
         self.tapes.save(manifest)
         self._announce(manifest, manifest.state)
 

@@ -135,7 +135,7 @@ class LakeReader:
             HoleError, ConflictError: objects are missing or contradict each other.
             DamagedObjectError: one cannot be read.
             UndeclaredDeletionError: a message is deleted that the manifest does not name.
-            OSError: the lake is away.
+            MissingServiceError: the lake is away.
         """
         topic = self.spec.name(self.manifest.tape, self.line)
         while (found := self._next()) is not None:
@@ -156,10 +156,13 @@ class LakeReader:
         missing: ObjectRange | None = None
         while True:
             expected = (self.sequence.next_seq, self.sequence.next_part)
-            items = [item for item in lake_format.objects(self.lake, prefix) if item.last >= expected]
-            if not items:
-                return None
-            data = self.lake.get(items[0].name)
+            try:
+                items = [item for item in lake_format.objects(self.lake, prefix) if item.last >= expected]
+                if not items:
+                    return None
+                data = self.lake.get(items[0].name)
+            except OSError as error:
+                raise MissingServiceError(f"the lake does not answer ({error})", remedy="try again") from error
             if data is not None:
                 return items[0], data
             if items[0] == missing:
@@ -215,8 +218,7 @@ class TapeReader:
 
         Raises:
             HoleError, ConflictError: messages are missing between lake and log, or contradict each other.
-            BarographError: they have left the log and no lake was given, an object is damaged, a broker is away.
-            OSError: the lake is away.
+            BarographError: they have left the log and no lake was given, an object is damaged, broker or lake are away.
         """
         for placed in self._all():
             if self.seq_to is not None and placed.seq > self.seq_to:

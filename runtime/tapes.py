@@ -69,6 +69,10 @@ class Line:
     complete: bool = False
 
 
+KEPT_OF_A_DAY: Final = ("definition", "end")
+"""Kinds of messages that stay when a day is deleted: without them nobody could read what is left."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deletion:
     """A range of messages that was deleted on demand: in it, readers expect nothing of the instrument.
@@ -78,8 +82,8 @@ class Deletion:
     Attributes:
         instrument, partition: whose messages.
         seq_first, seq_last: the range, both within.
-        day: UTC day that was asked for, `2024-01-02`; empty: everything of the instrument. Of a day, definitions and
-            ends stay: without them nobody could read what is left.
+        day: UTC day that was asked for, `2024-01-02`; empty: everything of the instrument. Of a day, messages of
+            `KEPT_OF_A_DAY` stay.
         at: when it was asked for, UTC.
     """
 
@@ -90,11 +94,11 @@ class Deletion:
     day: str = ""
     at: str = ""
 
-    def covers(self, partition: int, seq: int, message: Message) -> bool:
-        """Whether a message is deleted by it."""
+    def covers(self, partition: int, seq: int, instrument: str, kind: str) -> bool:
+        """Whether the message of an instrument, of a kind and at a place, is deleted by it."""
         inside = partition == self.partition and self.seq_first <= seq <= self.seq_last
-        kept = self.day and message.envelope.kind in ("definition", "end")
-        return inside and message.instrument == self.instrument and not kept
+        kept = self.day and kind in KEPT_OF_A_DAY
+        return inside and instrument == self.instrument and not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,8 @@ class Manifest:
 
     def deletes(self, partition: int, seq: int, message: Message) -> bool:
         """Whether a message, raw or derived, was deleted on demand."""
-        return any(deletion.covers(partition, seq, message) for deletion in self.deletions)
+        instrument, kind = message.instrument, message.envelope.kind
+        return any(deletion.covers(partition, seq, instrument, kind) for deletion in self.deletions)
 
     def to_json(self) -> str:
         """The manifest as JSON, keys in order of meaning."""

@@ -10,6 +10,7 @@ order of their messages:
 
     TOPIC/TAPE_ID/PARTITION/SEQ.PART-SEQ.PART.parquet      numbers padded with zeros
                             SEQ.PART-SEQ.PART.dbn.zst      raw records again, for readers of DBN; written first
+    tapes/TAPE/manifest.json                               the manifest as it was when a sink last started
 """
 
 import secrets
@@ -21,6 +22,7 @@ from runtime import lake_format
 from runtime.errors import InputError
 from runtime.lake_format import ObjectRange
 from runtime.object_store import LocalObjectStore, ObjectStore
+from runtime.tapes import TapeStore
 from sinks.base import Batch, Lane
 from sinks.batcher import Limits
 from sinks.lake_dbn import encode_dbn, read_records
@@ -51,11 +53,13 @@ def objects_of(store: ObjectStore, lane: Lane) -> list[ObjectRange]:
 
 
 def drop_tape(store: ObjectStore, tape: str, line: str | None = None) -> None:
-    """Delete the objects of a tape, or of one of its lines (the raw ones then stay)."""
+    """Delete the objects of a tape and its manifest's copy, or of one of its lines (the raw ones then stay)."""
     for name in list(store.names()):
         words = name.split("/")[0].split(".")  # TAPE.STREAM.vN or TAPE.LINE.STREAM.vN
         if len(words) in (3, 4) and words[0] == tape and (line is None or (len(words) == 4 and words[1] == line)):
             store.delete(name)
+    if line is None:
+        TapeStore(store).delete(tape)
 
 
 class DifferentObjectError(InputError):

@@ -21,7 +21,7 @@ from runtime.errors import BarographError
 from runtime.kafka import consumer, to_message
 from runtime.object_store import LocalObjectStore, ObjectStore, object_store_at
 from runtime.sequence import Place, Sequence, Verdict
-from runtime.tapes import Manifest
+from runtime.tapes import Manifest, TapeStore
 from runtime.telemetry import SINK_ROWS, SINK_SECONDS
 from schemas.envelope import crc32
 from schemas.message import Message
@@ -31,6 +31,7 @@ from sinks.batcher import Batcher
 from sinks.clickhouse import ClickHouseSink
 from sinks.lake import LakeSink
 from sinks.progress import Progress, ProgressStore
+from sinks.retry import patiently
 from sinks.rows import BadMessageError
 from sinks.tables import TABLES
 
@@ -308,6 +309,10 @@ def run_sink(
     else:
         lake = object_store_at(target)
         sink, progress = LakeSink(lake), None if isinstance(lake, LocalObjectStore) else lake
+        try:
+            patiently(lambda: TapeStore(lake).save(manifest), f"manifest of {manifest.tape}", stop)
+        except StoppedError:
+            return
     SinkRunner(sink, manifest, line, bootstrap_servers, state, progress=progress).run(stop, on_progress)
 
 
