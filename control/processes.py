@@ -22,6 +22,13 @@ def tape_specs(tape: str, line: str, settings: Settings, servers: str, store_url
     return specs
 
 
+def reconciling(settings: Settings, servers: str, store_url: str) -> ProcessSpec:
+    """What compares topics, store and lake of all tapes again and again."""
+    places = ("--bootstrap-servers", servers, "--clickhouse-url", store_url, "--lake-url", settings.lake_location)
+    every = ("--watch", "--every", f"{settings.reconcile_every_s:g}")
+    return ProcessSpec("reconcile", argv("reconcile", *every, *places, settings=settings))
+
+
 def serving(settings: Settings, servers: str) -> list[tuple[str, str, tuple[str, ...]]]:
     """What serves people: name, address and command; the api first, because the gateway lets its address in."""
     host, api_port, gateway_port = settings.host, settings.api_port, settings.gateway_port

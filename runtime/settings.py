@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     partitions: int = Field(default=1, ge=1, le=1024, description="partitions of a new tape")
     checkpoint_min_s: float = Field(default=1.0, gt=0, description="shortest time between two checkpoints, seconds")
     checkpoint_max_s: float = Field(default=30.0, gt=0, description="longest time between two checkpoints, seconds")
+    reconcile_every_s: float = Field(
+        default=0.0, ge=0, description="seconds between comparisons of topics, store and lake in `up`; 0: none"
+    )
     metrics_port: int = Field(default=0, ge=0, le=65535, description="port of a stage's or sink's /metrics; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"

@@ -116,7 +116,7 @@ def sink(
         bootstrap_servers=settings.bootstrap_servers,
         target=target,
         state_dir=settings.state_dir,
-        stop=_until_signal(),
+        stop=until_signal(),
         on_progress=report_sink(settings.state_dir, manifest, line),
     )
 
@@ -230,7 +230,7 @@ def _origins(settings: Settings) -> list[str]:
     return [f"http://{host}:{port}" for port in sorted(ports) for host in ("127.0.0.1", "localhost")]
 
 
-def _until_signal() -> threading.Event:
+def until_signal() -> threading.Event:
     """An event that SIGTERM and Ctrl-C set, for work that stops by itself in order."""
     stop = threading.Event()
     handler: Callable[..., None] = lambda *_: stop.set()  # noqa: E731

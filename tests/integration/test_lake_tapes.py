@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 import pytest
 from confluent_kafka import TopicPartition
+from prometheus_client import REGISTRY
 
 from control.embedded.store import running_store
 from control.output import Output
+from control.reconciler import Reconciler
 from control.services import open_store
 from control.tape_admin import TapeAdmin
 from control.tape_backfill import Backfill
@@ -33,12 +35,14 @@ from schemas.message import Message, Outgoing
 from schemas.topics import of_tape, rooted
 from sinks.ddl import apply_ddl
 from sinks.reconcile import ReconcileReport, reconcile
+from sinks.reconcile_watch import WHOLE_EVERY_S, TapeWatch
 from sinks.runner import SinkReport, run_sink
 from sinks.tables import TABLES
 from tests.unit.sinks.messages import RUN, Made, make_tape, manifest
 
 pytestmark = pytest.mark.real
 OUT = Output(as_json=True)
+SINKS = ("clickhouse", "lake")
 
 
 class Place:
@@ -50,8 +54,8 @@ class Place:
         self.admin = TapeAdmin(self.settings, servers)
         self.lake = LocalObjectStore(folder / "lake")
 
-    def publish(self, tape: str, seed: int, blocks: int = 40) -> Made:
-        """A finished tape, published and written everywhere."""
+    def publish(self, tape: str, seed: int, blocks: int = 40, sinks: tuple[str, ...] = SINKS) -> Made:
+        """A finished tape, published and written everywhere, or to these sinks."""
         made = make_tape(seed=seed, blocks=blocks, tape=tape, repeats=True)
         self.admin.open(manifest(tape), "main", Line(RUN))
         producer = CheckedProducer(self.servers)
@@ -59,16 +63,19 @@ class Place:
             producer.send(message)
         producer.flush()
         self.admin.finish(self.known(tape))
-        self.drain(tape)
-        self.admin.complete(self.known(tape), "main")
+        self.drain(tape, sinks)
+        if sinks == SINKS:
+            self.admin.complete(self.known(tape), "main")
         return made
 
     def known(self, tape: str) -> Manifest:
         return self.admin.tapes.require(tape)
 
-    def drain(self, tape: str) -> None:
+    def drain(self, tape: str, sinks: tuple[str, ...] = SINKS) -> None:
         known = self.known(tape)
         for name, target in (("clickhouse", self.store_url), ("lake", str(self.lake.root))):
+            if name not in sinks:
+                continue
             stop = threading.Event()
 
             def tell(report: SinkReport, stop: threading.Event = stop) -> None:
@@ -254,3 +261,49 @@ def test_a_day_goes_and_definitions_and_ends_stay(place: Place) -> None:
 def test_what_is_open_is_not_deleted_in_part(place: Place) -> None:
     with pytest.raises(InputError, match="is open: what is deleted now would be written again"):
         Eraser(place.settings, manifest("open-one"), place.servers, OUT)
+
+
+def seen(tape: str, what: str) -> float:
+    """A metric of the reconciler, over all tables."""
+    values = (
+        REGISTRY.get_sample_value(f"barograph_reconcile_{what}", {"tape": tape, "line": "main", "table": table})
+        for table in TABLES
+    )
+    return sum(value or 0.0 for value in values)
+
+
+def test_the_service_tells_waiting_from_missing_and_looks_at_everything_now_and_then(place: Place) -> None:
+    made = place.publish("watched", 26, sinks=("lake",))
+    watch = Reconciler(place.settings, place.servers, place.store_url, OUT)
+
+    def look(now_s: float) -> TapeWatch:
+        return next(one for one in watch.look(None, None, now_s) if one.tape == "watched")
+
+    one = look(10_000.0)
+    assert one.report is not None
+    assert (one.report.missing, one.report.duplicate) == (0, 0)
+    rows = sum(m.envelope.count for m in made.topics["watched.mbo.v1"] if m.envelope.kind == "data")
+    assert one.report.tables["mbo"].waiting == rows
+    assert seen("watched", "waiting") >= rows
+    place.drain("watched", ("clickhouse",))
+    place.admin.complete(place.known("watched"), "main")
+    one = look(10_010.0)
+    assert one.report is not None
+    assert (one.report.clean, one.report.waiting, seen("watched", "waiting")) == (True, 0, 0.0)
+    assert look(10_020.0).report.tables["mbo"].topic_rows == 0, "what was right is not read again"  # type: ignore[union-attr]
+    bins = next(n for n in place.lake.names("watched.main.bins.v1/"))
+    good = place.lake.get(bins) or b""
+    place.lake.put(bins, b"PAR1")
+    assert look(10_030.0).report.clean  # type: ignore[union-attr]
+    one = look(10_020.0 + WHOLE_EVERY_S)
+    assert one.report is not None
+    assert one.report.damaged == (bins,)
+    assert seen("watched", "damaged") == 1
+    assert seen("watched", "missing") > 0
+    place.lake.put(bins, good)
+    assert look(10_030.0 + WHOLE_EVERY_S).report.clean  # type: ignore[union-attr]
+    assert seen("watched", "damaged") == 0
+    # A part that is away is said, and looked at again.
+    gone = Reconciler(place.settings, place.servers, "http://127.0.0.1:9", OUT)
+    assert "no ClickHouse answers" in gone.look("watched", None, 1.0)[0].failure
+    assert "watched/main" in str(list(watch.table().columns[0].cells))
