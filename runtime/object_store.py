@@ -34,10 +34,6 @@ RETRY: Final = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
 """How long a remote store may be asked again before it counts as away. A checkpoint waits for it, and what is held in
 memory meanwhile grows with the input; much less would make a slow bucket an error."""
 
-REQUEST_TIMEOUT: Final = timedelta(seconds=120)
-"""How long one request may take. The largest object, 64 MiB, passes within it at 4.5 Mbit/s; on a slower line, or with
-much less, no try would ever succeed. With more, a connection that is dead without saying so is noticed later."""
-
 ORPHAN_AGE_S: Final = 3600.0
 """Age at which a put that did not finish counts as given up. One that still runs is younger by far; sweeping it away
 would only make its rename fail, and it would be done again."""
@@ -62,6 +58,9 @@ class ObjectStore(Protocol):
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Names that start with `prefix`, in order."""
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Names that start with `prefix`, in order, with the bytes of each."""
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
@@ -153,6 +152,10 @@ class LocalObjectStore:
         )
         yield from sorted(name for name in found if name.startswith(prefix))
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Names that start with `prefix`, in order, with the bytes of each."""
+        return {name: path.stat().st_size for name in self.names(prefix) if (path := self.path(name)).exists()}
+
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
         self.path(name).unlink(missing_ok=True)
@@ -199,8 +202,9 @@ class RemoteObjectStore:
         self.url = url
         try:
             make: Any = from_url  # its overloads are one for each provider
-            options = {"timeout": REQUEST_TIMEOUT, **config.pop("client_options", {})}
-            self._store: Any = make(url, retry_config=dict(RETRY), client_options=options, **config)
+            self._store: Any = make(
+                url, retry_config=dict(RETRY), **config
+            )  # options of ours would hide those of AWS_*
         except BaseError as error:
             raise InputError(f"{url} names no object store ({_said(error)})", remedy="see docs/settings.md") from error
 
@@ -255,10 +259,15 @@ class RemoteObjectStore:
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Names that start with `prefix`, in order."""
+        yield from self.sizes(prefix)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Names that start with `prefix`, in order, with the bytes of each."""
         with self._asking(prefix):
             folder = prefix.rpartition("/")[0]  # stores match whole path segments only
-            found = [meta["path"] for page in obstore.list(self._store, folder or None) for meta in page]
-        yield from sorted(n for n in found if n.startswith(prefix) and not n.rpartition("/")[2].startswith("."))
+            found = {meta["path"]: meta["size"] for page in obstore.list(self._store, folder or None) for meta in page}
+        shown = (n for n in sorted(found) if n.startswith(prefix) and not n.rpartition("/")[2].startswith("."))
+        return {name: found[name] for name in shown}
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""

@@ -1,4 +1,4 @@
-"""Verbs on tapes and topics: `tape list|show|alias|cutover|backfill|export|delete`, `topics list|show|apply|drift`."""
+"""Verbs on tapes and topics: `tape list|show|alias|cutover|backfill|export|compact|delete`, `topics …`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -170,6 +170,34 @@ def export_tape(
             on_progress=lambda n: advance(n, 0),
         )  # fmt: skip
     out.result(made)
+
+
+@tape_app.command("compact")
+def compact_tape(
+    tape: Annotated[str, typer.Argument(help="name of the tape, or an alias")],
+    fewest: Annotated[int, typer.Option("--fewest", min=2, help="join runs of at least this many objects")] = 4,
+    lake_url: options.Lake = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Join a tape's small lake objects into larger ones, with the same messages in the same order.
+
+    Sinks and readers may go on meanwhile. What was joined is read back and compared by hash before anything is deleted.
+    """
+    from sinks.erase import lanes
+    from sinks.lake_compact import compact
+
+    settings, out = options.settings(data_dir=data, lake_url=lake_url), Output(as_json)
+    manifest, _ = options.place(settings, tape, None)
+    lake, found = object_store_at(settings.lake_location), list(lanes(manifest))
+    with out.bar("joining", "lanes") as advance:
+        done = []
+        for number, lane in enumerate(found):
+            done.append((lane, compact(lake, lane, fewest)))
+            advance(number + 1, len(found))
+    out.result(
+        {f"{lane.topic}[{lane.partition}]": {"joined": did.joined, "made": did.made} for lane, did in done if did.made}
+    )
 
 
 @tape_app.command("delete")

@@ -70,6 +70,7 @@ def test_objects(store: ObjectStore) -> None:
     store.put("a/.b.half", b"torn")
     assert list(store.names("a/")) == ["a/b", "a/c"]
     assert list(store.names("a/c")) == ["a/c"]
+    assert store.sizes("a/") == {"a/b": 1, "a/c": 0}
     assert list(store.names("nothing/")) == []
     store.delete("a/b")
     store.delete("a/b")

@@ -141,6 +141,14 @@ def test_a_repeat_puts_nothing_and_damage_is_mended(s3: S3Server, tmp_path: Path
     assert store.get(name) == first
 
 
+def test_a_bucket_is_found_by_the_environment_alone(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    store = object_store.object_store_at("s3://bucket/by-environment")
+    assert store.put_new("a", b"1")
+    assert s3.store("by-environment").get("a") == b"1"
+
+
 def test_two_machines_cannot_both_plan(s3: S3Server, tmp_path: Path) -> None:
     store, lane = s3.store("two"), a_batch().lane
     one, two = (ProgressStore(store, "lake", "x", LocalObjectStore(tmp_path / name)) for name in "ab")
