@@ -169,7 +169,7 @@ def run(request: RunRequest, settings: Settings, out: Output) -> dict[str, Any]:
             watch.mark("startup")
             manifest = _process(job, manifest, admin, services, settings, out)
             watch.mark("drain")
-        places = settings.lake_dir, settings.state_location
+        places = settings.lake_location, settings.state_location
         return report.build(manifest, request.line, servers, store_url, *places, watch.seconds, out)
 
 

@@ -17,9 +17,16 @@ def tape_specs(tape: str, line: str, settings: Settings, servers: str, store_url
     place = ("--tape", tape, "--line", line, "--bootstrap-servers", servers)
     specs = [ProcessSpec(f"stages-{tape}-{line}", argv("stage", *place, settings=settings))]
     for sink in SINKS:
-        target = ("--lake-url", str(settings.lake_dir)) if sink == "lake" else ("--clickhouse-url", store_url)
+        target = ("--lake-url", settings.lake_location) if sink == "lake" else ("--clickhouse-url", store_url)
         specs.append(ProcessSpec(f"{sink}-{tape}-{line}", argv("sink", sink, *place, *target, settings=settings)))
     return specs
+
+
+def reconciling(settings: Settings, servers: str, store_url: str) -> ProcessSpec:
+    """What compares topics, store and lake of all tapes again and again."""
+    places = ("--bootstrap-servers", servers, "--clickhouse-url", store_url, "--lake-url", settings.lake_location)
+    every = ("--watch", "--every", f"{settings.reconcile_every_s:g}")
+    return ProcessSpec("reconcile", argv("reconcile", *every, *places, settings=settings))
 
 
 def serving(settings: Settings, servers: str) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -6,7 +6,6 @@ So the report of a tape that was finished long ago is the same as on the day it 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from control.certificate import certificate
@@ -14,7 +13,7 @@ from control.output import Output
 from control.scan import TopicScan, scan_topic
 from control.services import open_store
 from control.skips import skips_of
-from runtime.object_store import LocalObjectStore, object_store_at
+from runtime.object_store import object_store_at
 from runtime.tapes import Manifest
 from schemas import topics
 from schemas.topics import TopicSpec
@@ -26,7 +25,7 @@ def build(
     line: str,
     servers: str,
     store_url: str,
-    lake_dir: Path,
+    lake: str,
     state: str,
     seconds: Callable[[], Mapping[str, float]],
     out: Output,
@@ -38,7 +37,7 @@ def build(
         line: the line.
         servers: Kafka brokers.
         store_url: ClickHouse over HTTP.
-        lake_dir: folder of the lake.
+        lake: where the lake lies: a folder or a URL.
         state: where the skips lie: a folder or a URL.
         seconds: tells how long the phases took so far.
         out: for progress.
@@ -48,7 +47,7 @@ def build(
     """
     scans = scan_tape(manifest, line, servers, out)
     with closing(open_store(store_url)) as client:
-        compared = reconcile(manifest, line, servers, client=client, lake=LocalObjectStore(lake_dir))
+        compared = reconcile(manifest, line, servers, client=client, lake=object_store_at(lake))
     bins = scans[topics.BINS.stream]
     skips = skips_of(object_store_at(state), manifest, line)
     return {

@@ -18,7 +18,8 @@ from hashlib import sha256
 from typing import Any
 
 from runtime.codec import decode_rows
-from runtime.tape_reader import Placed, TopicReader
+from runtime.sequence import Placed
+from runtime.tape_reader import TopicReader
 from runtime.tapes import Manifest
 from schemas import bins, topics
 from schemas.columns import Column, RowHash, hash_of_hashes

@@ -18,7 +18,7 @@ from control.embedded.kafka import is_free
 from control.embedded.kafka_jars import ensure_jars
 from control.embedded.kafka_lock import read_lock
 from control.output import Output
-from control.processes import argv, serving
+from control.processes import argv, reconciling, serving
 from control.supervisor import ProcessSpec, Supervisor
 from control.tape_admin import TapeAdmin
 from runtime.endpoints import Endpoints
@@ -99,6 +99,8 @@ class Stack:
         ports = {name: getattr(settings, name) or _free_port() for name in ("api_port", "gateway_port")}
         servers = serving(settings.model_copy(update=ports), self.bootstrap_servers)
         self._run([ProcessSpec(name, words, ready=self._answers(name, address)) for name, address, words in servers])
+        if settings.reconcile_every_s:
+            self._run([reconciling(settings, self.bootstrap_servers, self.store_url)])
 
     def _run(self, specs: list[ProcessSpec]) -> None:
         supervisor = Supervisor(specs, self._settings.data_dir / "log")

@@ -2,7 +2,8 @@
 
 import shutil
 import time
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +13,7 @@ from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
 from runtime.errors import InputError
 from runtime.kafka import CheckedProducer
-from runtime.object_store import LocalObjectStore, object_store_at
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Line, Manifest, TapeStore
 from schemas.envelope import Envelope, crc32
@@ -20,6 +21,7 @@ from schemas.message import Outgoing
 from schemas.topics import TAPES, of_tape
 from sinks.ddl import drop_tape as drop_rows
 from sinks.lake import drop_tape as drop_objects
+from sinks.progress import drop_progress
 
 WORKERS_TIMEOUT_S: Final = 20.0
 """How long to wait for the workers of a tape that is to be deleted. `up` looks at tapes every 2 s, and stops workers
@@ -55,27 +57,27 @@ class TapeAdmin:
         ids = self._topics.apply(manifest.tape, line, manifest.partitions)
         known = replace(manifest, topic_ids={**manifest.topic_ids, **ids})
         known = known.with_line(line, run)
-        self._save(known)
+        self.save(known)
         return known
 
     def finish(self, manifest: Manifest) -> Manifest:
         """Note that the `end` of every instrument was published; lines that were added meanwhile stay."""
         finished = replace(self.tapes.load(manifest.tape) or manifest, state="finished")
-        self._save(finished)
+        self.save(finished)
         return finished
 
     def complete(self, manifest: Manifest, line: str) -> Manifest:
         """Note that everything of a finished tape has arrived on a line."""
         known = self.tapes.load(manifest.tape) or manifest
         done = known.with_line(line, replace(known.require_line(line), complete=True))
-        self._save(done)
+        self.save(done)
         return done
 
     def hand_over(self, manifest: Manifest, line: str, to_run: str) -> Manifest:
         """Note that another run computes a line from here on."""
         known = self.tapes.load(manifest.tape) or manifest
         done = known.with_line(line, replace(known.require_line(line), run=to_run, complete=False))
-        self._save(done)
+        self.save(done)
         return done
 
     def delete(self, manifest: Manifest, store_url: str) -> None:
@@ -84,11 +86,16 @@ class TapeAdmin:
         Raises:
             InputError: somebody still works on it after `WORKERS_TIMEOUT_S`.
         """
-        self._save(replace(manifest, state="deleted"))
-        claims = self._wait_until_nobody_works(manifest)
+        self.save(replace(manifest, state="deleted"))
+        with self.alone(manifest):
+            self._drop(manifest, store_url)
+
+    def _drop(self, manifest: Manifest, store_url: str) -> None:
         with closing(open_store(store_url)) as client:
             drop_rows(client, manifest.tape)
-        drop_objects(LocalObjectStore(self._settings.lake_dir), manifest.tape)
+        lake = object_store_at(self._settings.lake_location)
+        drop_objects(lake, manifest.tape)
+        drop_progress(lake, manifest.tape_id)
         states = object_store_at(self._settings.state_location)
         for kind in ("checkpoints", "skips", "attempts", "cutovers"):
             for name in list(states.names(f"{kind}/{manifest.tape_id}/")):
@@ -100,17 +107,25 @@ class TapeAdmin:
         self._topics.delete(sorted(names))
         self._announce(manifest, "deleted")
         self.tapes.delete(manifest.tape)
-        for claim in claims:
-            claim.release()
 
-    def _wait_until_nobody_works(self, manifest: Manifest) -> list[Claim]:
-        """`up` stops the workers of a deleted tape; what one of them writes after we deleted would stay for ever.
+    @contextmanager
+    def alone(self, manifest: Manifest) -> Iterator[None]:
+        """The exclusive right to work on a tape: nobody has workers on it, and nobody starts some meanwhile.
 
-        Returns:
-            The claims of all lines, so that nobody starts again meanwhile.
+        Raises:
+            InputError: somebody still works on it after `WORKERS_TIMEOUT_S`.
         """
+        claims = [Claim(self._settings.state_dir, manifest, line) for line in manifest.lines]
+        try:
+            self._wait_until_nobody_works(manifest, claims)
+            yield
+        finally:
+            for claim in claims:
+                claim.release()
+
+    def _wait_until_nobody_works(self, manifest: Manifest, claims: Sequence[Claim]) -> None:
+        """`up` stops the workers of a deleted tape; what one of them writes after we deleted would stay for ever."""
         state_dir = self._settings.state_dir
-        claims = [Claim(state_dir, manifest, line) for line in manifest.lines]
         locks = [p for p in state_dir.glob(f"sinks/*/{manifest.tape_id}/**/.*.lock") if p.is_file()]
         deadline_s = time.monotonic() + WORKERS_TIMEOUT_S
         while (
@@ -123,9 +138,9 @@ class TapeAdmin:
                     f"tape {manifest.tape} is still being worked on", remedy="stop that process, then try again"
                 )
             time.sleep(0.2)
-        return claims
 
-    def _save(self, manifest: Manifest) -> None:
+    def save(self, manifest: Manifest) -> None:
+        """Write a manifest and announce it."""
         self.tapes.save(manifest)
         self._announce(manifest, manifest.state)
 

@@ -4,20 +4,25 @@ Names are relative paths with `/`. A put is all or nothing: readers see the old 
 power cut (temporary file, fsync, rename, fsync of the folder). Names that start with a dot are never listed: they are
 puts that did not finish.
 
+No object is ever uploaded in parts, whatever its size: a put is one request, so one that breaks off leaves nothing, and
+there are no orphaned parts to be found and swept. On a folder the same break leaves a dot file; `sweep` removes those.
+
 Whatever keeps a store from doing what it is asked (a full disk, no network, no permission) is an OSError; what the
 stores below say of it is in its text. So callers tell "it cannot now" from "there is none" and from a bad name.
 """
 
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import from_url
 
 from runtime.errors import InputError, MissingServiceError
@@ -29,6 +34,12 @@ RETRY: Final = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
 """How long a remote store may be asked again before it counts as away. A checkpoint waits for it, and what is held in
 memory meanwhile grows with the input; much less would make a slow bucket an error."""
 
+ORPHAN_AGE_S: Final = 3600.0
+"""Age at which a put that did not finish counts as given up. One that still runs is younger by far; sweeping it away
+would only make its rename fail, and it would be done again."""
+
+_TEMPORARY: Final = re.compile(r"\..+\.[0-9a-f]{12}")
+
 
 class ObjectStore(Protocol):
     """What the project needs of a store of objects."""
@@ -39,11 +50,17 @@ class ObjectStore(Protocol):
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object only if none of that name exists; whether it was written."""
 
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object only if it still is `old` (None: there is none); whether `new` stands there now."""
+
     def get(self, name: str) -> bytes | None:
         """The object's bytes, None if there is none."""
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Names that start with `prefix`, in order."""
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Names that start with `prefix`, in order, with the bytes of each."""
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
@@ -109,6 +126,15 @@ class LocalObjectStore:
         _sync_folder(path.parent)
         return True
 
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object durably if it still is `old`; on a folder, whoever swaps holds a lock of its own."""
+        if old is None:
+            return self.put_new(name, new) or self.get(name) == new
+        if self.get(name) != old:
+            return self.get(name) == new
+        self.put(name, new)
+        return True
+
     def get(self, name: str) -> bytes | None:
         """The object's bytes, None if there is none."""
         try:
@@ -126,9 +152,21 @@ class LocalObjectStore:
         )
         yield from sorted(name for name in found if name.startswith(prefix))
 
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Names that start with `prefix`, in order, with the bytes of each."""
+        return {name: path.stat().st_size for name in self.names(prefix) if (path := self.path(name)).exists()}
+
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""
         self.path(name).unlink(missing_ok=True)
+
+    def sweep(self, older_than_s: float = ORPHAN_AGE_S) -> int:
+        """Remove what puts left that did not finish, if it is at least this old; how many files."""
+        orphans = [p for p in self.root.rglob(".*") if _TEMPORARY.fullmatch(p.name) and p.is_file()]
+        gone = [p for p in orphans if time.time() - p.stat().st_mtime >= older_than_s]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return len(gone)
 
     def _write_temporary(self, path: Path, data: bytes) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,14 +202,16 @@ class RemoteObjectStore:
         self.url = url
         try:
             make: Any = from_url  # its overloads are one for each provider
-            self._store: Any = make(url, retry_config=dict(RETRY), **config)
+            self._store: Any = make(
+                url, retry_config=dict(RETRY), **config
+            )  # options of ours would hide those of AWS_*
         except BaseError as error:
             raise InputError(f"{url} names no object store ({_said(error)})", remedy="see docs/settings.md") from error
 
     def put(self, name: str, data: bytes) -> None:
         """Write or replace an object."""
         with self._asking(name):
-            obstore.put(self._store, _plain(name), data)
+            obstore.put(self._store, _plain(name), data, use_multipart=False)
 
     def put_new(self, name: str, data: bytes) -> bool:
         """Write an object unless it exists (`If-None-Match: *`); whether it was written.
@@ -186,6 +226,29 @@ class RemoteObjectStore:
                 return False
             return True
 
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        """Replace an object if it still is `old` (`If-Match`); whether `new` stands there now.
+
+        After a lost answer the retry is refused, because the first try has changed the object; so what stands there is
+        looked at before a refusal is believed.
+        """
+        if old is None:
+            return self.put_new(name, new) or self.get(name) == new
+        with self._asking(name):
+            try:
+                found = obstore.get(self._store, _plain(name))
+                held = bytes(found.bytes())
+                version = {k: found.meta[k] for k in ("e_tag", "version") if found.meta.get(k)}
+            except (NotFoundError, FileNotFoundError):
+                return False
+            if held != old:
+                return held == new
+            try:
+                obstore.put(self._store, _plain(name), new, mode=cast("Any", version), use_multipart=False)
+            except PreconditionError:
+                return self.get(name) == new
+            return True
+
     def get(self, name: str) -> bytes | None:
         """The object's bytes, None if there is none."""
         with self._asking(name):
@@ -196,10 +259,15 @@ class RemoteObjectStore:
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Names that start with `prefix`, in order."""
+        yield from self.sizes(prefix)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        """Names that start with `prefix`, in order, with the bytes of each."""
         with self._asking(prefix):
             folder = prefix.rpartition("/")[0]  # stores match whole path segments only
-            found = [meta["path"] for page in obstore.list(self._store, folder or None) for meta in page]
-        yield from sorted(n for n in found if n.startswith(prefix) and not n.rpartition("/")[2].startswith("."))
+            found = {meta["path"]: meta["size"] for page in obstore.list(self._store, folder or None) for meta in page}
+        shown = (n for n in sorted(found) if n.startswith(prefix) and not n.rpartition("/")[2].startswith("."))
+        return {name: found[name] for name in shown}
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens if there is none."""

@@ -17,11 +17,32 @@ from enum import Enum
 from typing import Final
 
 from runtime.errors import BarographError
+from schemas.message import Message
 
 REMEMBERED: Final = 65_536
 """Checksums kept per partition to tell an honest repeat from a conflict. A repeat reaches back to the last checkpoint
 (30 s at most); at 2,000 messages a second that is 60,000. Fewer would let an old conflict pass as a repeat; more only
 costs memory (about 100 bytes each)."""
+
+
+Place = tuple[int, int]
+"""(seq, part) of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A message with its place for ever.
+
+    Attributes:
+        message: the message.
+        seq, part: number of its root message, and its number among those of this seq.
+        deleted: whether only its place is left.
+    """
+
+    message: Message
+    seq: int
+    part: int
+    deleted: bool = False
 
 
 class Verdict(Enum):

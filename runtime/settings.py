@@ -23,7 +23,11 @@ class Settings(BaseSettings):
     kafka_heap_mb: int = Field(default=512, ge=128, description="heap of the embedded broker, MiB")
     clickhouse_url: str = Field(default="", description="ClickHouse HTTP address; empty: the embedded store")
     store_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded store; 0: a free one")
-    lake_url: str = Field(default="", description="folder of the Parquet lake; empty: `lake` in the data folder")
+    lake_url: str = Field(
+        default="",
+        description="where the Parquet lake lies: a folder, or s3://, gs://, az:// with credentials in the "
+        "environment; empty: `lake` in the data folder",
+    )
     state_url: str = Field(
         default="",
         description="where manifests, checkpoints and skips lie: a folder, or s3://, gs://, az:// with credentials in "
@@ -41,15 +45,18 @@ class Settings(BaseSettings):
     partitions: int = Field(default=1, ge=1, le=1024, description="partitions of a new tape")
     checkpoint_min_s: float = Field(default=1.0, gt=0, description="shortest time between two checkpoints, seconds")
     checkpoint_max_s: float = Field(default=30.0, gt=0, description="longest time between two checkpoints, seconds")
+    reconcile_every_s: float = Field(
+        default=0.0, ge=0, description="seconds between comparisons of topics, store and lake in `up`; 0: none"
+    )
     metrics_port: int = Field(default=0, ge=0, le=65535, description="port of a stage's or sink's /metrics; 0: none")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"
     )
 
     @property
-    def lake_dir(self) -> Path:
-        """Folder of the lake."""
-        return Path(self.lake_url.removeprefix("file://")) if self.lake_url else self.data_dir / "lake"
+    def lake_location(self) -> str:
+        """Where the lake lies."""
+        return self.lake_url or str(self.data_dir / "lake")
 
     @property
     def state_dir(self) -> Path:

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from runtime.errors import InputError
 from runtime.object_store import ObjectStore
+from schemas.message import Message
 from schemas.names import is_name
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,38 @@ class Line:
     complete: bool = False
 
 
+KEPT_OF_A_DAY: Final = ("definition", "end")
+"""Kinds of messages that stay when a day is deleted: without them nobody could read what is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A range of messages that was deleted on demand: in it, readers expect nothing of the instrument.
+
+    It holds for the raw stream and for all that was derived from it, since both are numbered by `seq`.
+
+    Attributes:
+        instrument, partition: whose messages.
+        seq_first, seq_last: the range, both within.
+        day: UTC day that was asked for, `2024-01-02`; empty: everything of the instrument. Of a day, messages of
+            `KEPT_OF_A_DAY` stay.
+        at: when it was asked for, UTC.
+    """
+
+    instrument: str
+    partition: int
+    seq_first: int
+    seq_last: int
+    day: str = ""
+    at: str = ""
+
+    def covers(self, partition: int, seq: int, instrument: str, kind: str) -> bool:
+        """Whether the message of an instrument, of a kind and at a place, is deleted by it."""
+        inside = partition == self.partition and self.seq_first <= seq <= self.seq_last
+        kept = self.day and kind in KEPT_OF_A_DAY
+        return inside and instrument == self.instrument and not kept
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """A tape.
@@ -88,6 +121,7 @@ class Manifest:
         blocking: rule by which its raw blocks were cut; part of the content.
         topic_ids: topic → Kafka's id of it, so that a re-created topic is noticed.
         lines: line → who computes it.
+        deletions: what was deleted of it, in the order in which that was asked for.
     """
 
     tape: str
@@ -101,6 +135,12 @@ class Manifest:
     blocking: dict[str, Any] = field(default_factory=dict)
     topic_ids: dict[str, str] = field(default_factory=dict)
     lines: dict[str, Line] = field(default_factory=dict)
+    deletions: tuple[Deletion, ...] = ()
+
+    def deletes(self, partition: int, seq: int, message: Message) -> bool:
+        """Whether a message, raw or derived, was deleted on demand."""
+        instrument, kind = message.instrument, message.envelope.kind
+        return any(deletion.covers(partition, seq, instrument, kind) for deletion in self.deletions)
 
     def to_json(self) -> str:
         """The manifest as JSON, keys in order of meaning."""
@@ -139,6 +179,7 @@ def manifest_from_json(text: str | bytes) -> Manifest:
     raw["sources"] = tuple(Source(**s) for s in raw["sources"])
     raw["instruments"] = {n: Instrument(**i) for n, i in raw["instruments"].items()}
     raw["lines"] = {n: Line(**line) for n, line in raw["lines"].items()}
+    raw["deletions"] = tuple(Deletion(**d) for d in raw.get("deletions", ()))
     return Manifest(**raw)
 
 

@@ -57,6 +57,22 @@ CHECKPOINT_SECONDS: Final = Histogram(
 )
 SINK_ROWS: Final = Counter("barograph_sink_rows", "Rows confirmed by a sink", ["sink", "table"])
 SINK_SECONDS: Final = Histogram("barograph_sink_write_seconds", "Time to write one batch", ["sink"])
+RECONCILE_MISSING: Final = Gauge(
+    "barograph_reconcile_missing", "Rows, messages or records that a store lacks", ["tape", "line", "table"]
+)
+RECONCILE_DUPLICATE: Final = Gauge(
+    "barograph_reconcile_duplicate", "Rows that a store has too many", ["tape", "line", "table"]
+)
+RECONCILE_WAITING: Final = Gauge("barograph_reconcile_waiting", "Rows before a sink", ["tape", "line", "table"])
+RECONCILE_DAMAGED: Final = Gauge(
+    "barograph_reconcile_damaged", "Objects of the lake that cannot be read", ["tape", "line", "table"]
+)
+RECONCILE_TIME: Final = Gauge(
+    "barograph_reconcile_last_timestamp_seconds", "When stores were last compared, Unix time", ["tape", "line"]
+)
+RECONCILE_FAILURES: Final = Counter(
+    "barograph_reconcile_failures", "Comparisons that could not be ended", ["tape", "line"]
+)
 
 
 _CHATTY: Final = frozenset({"aiokafka", "faust", "mode"})

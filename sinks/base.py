@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from runtime.sequence import Place
 from schemas.envelope import UNREADABLE, crc32
 from schemas.mbo import MBO_BYTES, MBO_DTYPE, MBO_RTYPE
 from schemas.message import Message
@@ -27,9 +28,6 @@ from sinks.records import is_record
 from sinks.tables import RECORDS, TableSpec
 
 _RECORDS: Final = frozenset(table.topic.avro for table in RECORDS.values())
-
-Place = tuple[int, int]
-"""(seq, part) of a message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,11 @@
-"""One object of the lake: a Parquet file with the rows of a batch, and in its footer the index of its messages; pure.
+"""One object of the lake from a batch: Parquet rows with the index of messages in the footer, and DBN; pure.
 
-Rows are for people and queries: any Parquet reader scans them, times are int64 ns, sizes and ids exact. The index is
-for replays: from it and the rows, every message can be made again as it was in Kafka, empty ones too. It lies in the
-file's key-value metadata as a compressed Arrow table, one row per message:
-
-    seq, part, last, kind, t, instrument, rows     what readers look for
-    offset, timestamp_ms, headers                  Kafka's side: every header in order, as bytes
-    value                                          bytes of messages that are no rows (definitions); else missing
+`runtime.lake_format` says what an object is and makes the messages again. Rows are for people and queries: any Parquet
+reader scans them, times are int64 ns, sizes and ids exact. Readers of Parquet know times in microseconds best, and skip
+row groups by them; so one column of that kind is added, under the name that ClickHouse has for it. It is missing where
+the time is (UNDEF), and no message is made of it.
 """
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -18,34 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runtime.codec import encode_rows
-from schemas.columns import Column, from_arrow
-from schemas.envelope import read_headers
-from schemas.mbo import MBO_BYTES, MBO_DTYPE
-from schemas.message import Message
+from runtime import lake_format
+from runtime.lake_format import INDEX_KEY, decode_index, encode_index, read_index
 from sinks.base import Batch, Entry
 from sinks.parquet import writer_options
 from sinks.rows import build_rows
-from sinks.tables import LETTERS, MBO_COLUMNS, TableSpec
+from sinks.tables import TableSpec
 
-INDEX_KEY: Final = b"barograph.messages"
-"""Key of the message index in the Parquet footer; base64 because readers take metadata for text."""
+__all__ = ["content_of", "decode_object", "encode_object", "read_index", "read_places", "write_parquet"]
 
-_INDEX: Final = pa.schema(
-    [
-        ("seq", pa.int64()),
-        ("part", pa.int32()),
-        ("last", pa.bool_()),
-        ("kind", pa.string()),
-        ("t", pa.int64()),
-        ("instrument", pa.string()),
-        ("rows", pa.int32()),
-        ("offset", pa.int64()),
-        ("timestamp_ms", pa.int64()),
-        ("headers", pa.list_(pa.struct([("name", pa.string()), ("value", pa.binary())]))),
-        ("value", pa.binary()),
-    ]
-)
+_MICROSECONDS: Final = pa.timestamp("us", tz="UTC")
 
 
 def encode_object(batch: Batch) -> bytes:
@@ -54,26 +32,40 @@ def encode_object(batch: Batch) -> bytes:
     Raises:
         BadMessageError: a message of it is not what it should be.
     """
-    rows = build_rows(batch)
-    metadata = {INDEX_KEY: base64.b64encode(_encode_index(batch.entries))}
-    table = rows.replace_schema_metadata(metadata)
+    return write_parquet(with_time(build_rows(batch), batch.lane.table), encode_index(_index(batch.entries)))
+
+
+def write_parquet(rows: pa.Table, index: bytes) -> bytes:
+    """The Parquet file of rows and the footer value of their index."""
+    table = rows.replace_schema_metadata({INDEX_KEY: index})
     out = io.BytesIO()
     pq.write_table(table, out, **writer_options(table.schema))
     return out.getvalue()
 
 
-def read_index(data: bytes) -> pa.Table:
-    """The message index of an object.
-
-    Raises:
-        ValueError: it has none, so it is not an object of this lake.
-    """
-    return _decode_index(pq.ParquetFile(pa.BufferReader(data)).schema_arrow.metadata)
+def with_time(rows: pa.Table, table: TableSpec) -> pa.Table:
+    """Rows with the table's first time in microseconds, rounded down, as their last column."""
+    name = table.time[0]
+    times = rows.column(name).to_numpy()
+    known = times <= np.iinfo(np.int64).max  # of unsigned times those above are UNDEF
+    micros = np.floor_divide(np.where(known, times, 0).astype(np.int64), 1000)
+    column = pa.array(micros, pa.int64()).cast(_MICROSECONDS)
+    column = pa.compute.if_else(pa.array(known), column, pa.scalar(None, _MICROSECONDS))
+    return rows.append_column(f"{name.removesuffix('_ns')}_utc", column)
 
 
 def read_places(data: bytes) -> pa.Table:
     """Columns seq, part, row of an object's rows."""
     return pq.read_table(pa.BufferReader(data), columns=["seq", "part", "row"])
+
+
+def content_of(data: bytes) -> tuple[pa.Table, pa.Table] | None:
+    """Rows and message index of an object, to be compared; None if it cannot be read."""
+    try:
+        rows = pq.read_table(pa.BufferReader(data))
+        return rows.replace_schema_metadata(None), decode_index(rows.schema.metadata)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
 
 
 def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> Iterator[Entry]:
@@ -84,19 +76,12 @@ def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> 
         table: what its rows are.
         topic, partition: where the messages were.
     """
-    rows = pq.read_table(pa.BufferReader(data))
-    index = _decode_index(rows.schema.metadata)
-    start = 0
-    for at in index.to_pylist():
-        value = at["value"] if at["value"] is not None else _value(rows.slice(start, at["rows"]), table)
-        start += at["rows"]
-        envelope, _ = read_headers([(h["name"], h["value"]) for h in at["headers"]], value)
-        message = Message(topic, partition, at["offset"], at["timestamp_ms"], at["instrument"], value, envelope)
-        yield Entry(message, at["seq"], at["part"])
+    for placed in lake_format.decode_object(data, table.name, topic, partition):
+        yield Entry(placed.message, placed.seq, placed.part)
 
 
-def _encode_index(entries: Sequence[Entry]) -> bytes:
-    rows = []
+def _index(entries: Sequence[Entry]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
     for entry in entries:
         message, envelope = entry.message, entry.message.envelope
         rows.append(
@@ -112,44 +97,7 @@ def _encode_index(entries: Sequence[Entry]) -> bytes:
                 "timestamp_ms": message.timestamp_ms,
                 "headers": [{"name": name, "value": value} for name, value in envelope.to_headers()],
                 "value": None if entry.rows else message.value,
+                "deleted": False,
             }
         )
-    out = io.BytesIO()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with pa.ipc.new_stream(out, _INDEX, options=options) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=_INDEX))
-    return out.getvalue()
-
-
-def _decode_index(metadata: dict[bytes, bytes] | None) -> pa.Table:
-    encoded = (metadata or {}).get(INDEX_KEY)
-    if encoded is None:
-        raise ValueError("the Parquet file has no message index")
-    return pa.ipc.open_stream(base64.b64decode(encoded)).read_all()
-
-
-def _value(rows: pa.Table, table: TableSpec) -> bytes:
-    """The bytes that rows travelled as."""
-    if table.raw:
-        return _records(rows).tobytes()
-    columns = tuple(_as_stored(column, rows.schema.field(column.name).type) for column in table.columns)
-    return encode_rows(from_arrow(rows, columns), columns)
-
-
-def _as_stored(column: Column, kind: pa.DataType) -> Column:
-    """The declared column with the width of vectors that the file has."""
-    width = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
-    return Column(column.name, column.dtype, column.unit, column.doc, width)
-
-
-def _records(rows: pa.Table) -> np.ndarray:
-    records = np.zeros(len(rows), MBO_DTYPE)
-    records["length"] = MBO_BYTES // 4
-    for name in MBO_COLUMNS:
-        column = rows.column(name)
-        if name in LETTERS:
-            letters = np.array(column.to_pylist(), dtype="U1")
-            records[name] = np.char.encode(letters, "latin-1") if len(letters) else letters.astype("S1")
-        else:
-            records[name] = column.to_numpy()
-    return records
+    return rows

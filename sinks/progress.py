@@ -14,16 +14,24 @@ while the topic is the same (`topic_id`). What counts is the next expected place
 
 Two writers of one lane would cut it differently. So a lane is claimed with a lock that dies with its process. The raw
 lane of a tape belongs to no line: whichever line's sink comes first writes it, the others only look how far it is.
+
+A lock holds on one machine only. The progress of a lake in a bucket lies in the bucket, and every change of it is
+conditional: it replaces exactly what this writer read or wrote last. A second writer elsewhere therefore fails at the
+plan, before it wrote anything; and one that slept and wakes up can only write an object that is already there.
 """
 
 import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from threading import Event
+from typing import Any, Final, cast
 
-from runtime.object_store import LocalObjectStore
-from sinks.base import Batch, Lane, Place
+from runtime.errors import BarographError
+from runtime.object_store import LocalObjectStore, ObjectStore
+from runtime.sequence import Place
+from sinks.base import Batch, Lane
+from sinks.retry import patiently
 
 _ROOT: Final = "sinks"
 
@@ -91,6 +99,21 @@ def progress_from_json(text: bytes) -> Progress:
     return Progress(**raw)
 
 
+class ForeignProgressError(BarographError):
+    """The progress of a lane was changed by another writer.
+
+    Args:
+        lane: the lane.
+    """
+
+    def __init__(self, sink: str, lane: Lane) -> None:
+        self.lane = lane
+        super().__init__(
+            f"another {sink} sink has written {lane.topic}[{lane.partition}] meanwhile",
+            remedy="let one machine serve a tape and line; this one goes on from there when it is started again",
+        )
+
+
 class ProgressStore:
     """The progress files of one sink and target.
 
@@ -98,17 +121,31 @@ class ProgressStore:
         objects: where they lie.
         sink: the sink's name.
         identity: identity of its target.
+        local: folder of locks, and of a copy for those who only look; None: `objects`.
+        stop: ends the waiting for a store that is away.
     """
 
-    def __init__(self, objects: LocalObjectStore, sink: str, identity: str) -> None:
-        self._objects = objects
+    def __init__(
+        self,
+        objects: ObjectStore,
+        sink: str,
+        identity: str,
+        local: LocalObjectStore | None = None,
+        stop: Event | None = None,
+    ) -> None:
+        if local is None and not isinstance(objects, LocalObjectStore):
+            raise TypeError("progress in a bucket needs a local folder for its locks")
+        self._objects, self._local = objects, local or cast("LocalObjectStore", objects)
+        self._sink = sink
         self._prefix = f"{_ROOT}/{sink}-{identity}"
         self._claims: list[int] = []
+        self._known: dict[str, bytes | None] = {}
+        self._stop = stop or Event()
 
     def claim(self, lane: Lane) -> bool:
-        """Become the only writer of a lane until `close`; whether that worked."""
+        """Become the only writer of a lane on this machine until `close`; whether that worked."""
         folder, _, name = self._name(lane).rpartition("/")
-        path = self._objects.path(f"{folder}/.{name}.lock")
+        path = self._local.path(f"{folder}/.{name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -125,13 +162,36 @@ class ProgressStore:
             os.close(self._claims.pop())
 
     def load(self, lane: Lane) -> Progress | None:
-        """A lane's progress; None if it never was written."""
-        data = self._objects.get(self._name(lane))
+        """A lane's progress; None if it never was written.
+
+        Raises:
+            StoppedError: the store is away, and `stop` was set.
+        """
+        name = self._name(lane)
+        data = self._known[name] = patiently(lambda: self._objects.get(name), name, self._stop)
         return None if data is None else progress_from_json(data)
 
     def save(self, lane: Lane, progress: Progress) -> None:
-        """Write a lane's progress durably."""
-        self._objects.put(self._name(lane), progress.to_json())
+        """Write a lane's progress durably.
+
+        Raises:
+            ForeignProgressError: it is not what this writer read or wrote last.
+            StoppedError: the store is away, and `stop` was set.
+        """
+        name, data = self._name(lane), progress.to_json()
+        known = self._known.get(name)
+        if not patiently(lambda: self._objects.swap(name, known, data), name, self._stop):
+            raise ForeignProgressError(self._sink, lane)
+        self._known[name] = data
+        if self._local is not self._objects:
+            self._local.put(name, data)
 
     def _name(self, lane: Lane) -> str:
         return f"{self._prefix}/{lane.tape_id}/{lane.row_line}/{lane.table.name}-{lane.partition:05d}.json"
+
+
+def drop_progress(objects: ObjectStore, tape_id: str) -> None:
+    """Delete all progress on a tape."""
+    for name in list(objects.names(f"{_ROOT}/")):
+        if name.split("/")[2:3] == [tape_id]:
+            objects.delete(name)

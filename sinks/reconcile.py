@@ -6,24 +6,45 @@ many rows it has under each of these places, and how many different ones. From t
     missing     rows that a topic holds and a store does not
     duplicate   rows that a store holds beyond those: the same row again, or a row of no message
 
-A lake is asked twice: its rows, and its index of messages, which must name every message, empty ones too.
+A lake is asked twice: its rows, and its index of messages, which must name every message, empty ones too. Of raw
+streams the DBN objects must hold as many records. What the manifest says was deleted is expected nowhere, and is too
+much where it stands. Messages that have left Kafka's log are expected as the lake's index names them.
+
+While a tape goes on, its stores are behind its topics. Each sink writes a lane in order, so what is missing before the
+last message of a store is missing; what comes after it waits.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+import logging
+from collections.abc import Iterable, MutableMapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from clickhouse_connect.driver.client import Client
 
+from runtime.errors import MissingServiceError
+from runtime.lake_format import DamagedObjectError, ObjectRange
 from runtime.object_store import ObjectStore
-from runtime.tape_reader import TopicReader
+from runtime.sequence import Place
+from runtime.tape_reader import TapeReader
 from runtime.tapes import Manifest
-from sinks.base import Lane, Place, rows_of
+from schemas.mbo import MBO_BYTES
+from sinks.base import Lane, rows_of
 from sinks.lake import objects_of
+from sinks.lake_dbn import read_records
 from sinks.lake_object import read_index, read_places
 from sinks.tables import TABLES
+
+log = logging.getLogger(__name__)
+
+
+LaneKey = tuple[str, int]
+"""Table and partition."""
+
+LISTINGS: Final = 3
+"""How often a lane's objects are listed while some of those listed vanish: compaction joins them. A single pass of it
+changes a lane once, so a second look nearly always does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +58,9 @@ class TableReport:
         duplicate: rows too many, in both stores together.
         messages: messages in the topic, repeats not counted.
         lake_messages_missing: messages that the lake's index does not name, or names with another row count.
+        waiting: rows that stand behind the last message of a store, in both together; 0 unless these were told apart.
+        damaged: objects of the lake that cannot be read; their rows count as missing.
+        dbn_missing: records that DBN objects lack, or have too many.
     """
 
     topic_rows: int
@@ -46,6 +70,9 @@ class TableReport:
     duplicate: int
     messages: int
     lake_messages_missing: int
+    waiting: int = 0
+    damaged: tuple[str, ...] = ()
+    dbn_missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +83,8 @@ class ReconcileReport:
 
     @property
     def missing(self) -> int:
-        """Rows missing, and messages missing in the lake, over all tables."""
-        return sum(t.missing + t.lake_messages_missing for t in self.tables.values())
+        """Rows missing, messages missing in the lake, and records missing in DBN objects, over all tables."""
+        return sum(t.missing + t.lake_messages_missing + t.dbn_missing for t in self.tables.values())
 
     @property
     def duplicate(self) -> int:
@@ -65,14 +92,25 @@ class ReconcileReport:
         return sum(t.duplicate for t in self.tables.values())
 
     @property
+    def waiting(self) -> int:
+        """Rows that wait for their sink, over all tables."""
+        return sum(t.waiting for t in self.tables.values())
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Objects of the lake that cannot be read."""
+        return tuple(name for t in self.tables.values() for name in t.damaged)
+
+    @property
     def clean(self) -> bool:
         """Whether everything is there once."""
-        return not self.missing and not self.duplicate
+        return not self.missing and not self.duplicate and not self.damaged
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         tables = {name: asdict(table) for name, table in self.tables.items()}
-        return {"tables": tables, "missing": self.missing, "duplicate": self.duplicate}
+        counts = {"missing": self.missing, "duplicate": self.duplicate, "waiting": self.waiting}
+        return {"tables": tables, **counts, "damaged": list(self.damaged)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +153,8 @@ def reconcile(
     *,
     client: Client | None = None,
     lake: ObjectStore | None = None,
+    ongoing: bool = False,
+    starts: MutableMapping[LaneKey, Place] | None = None,
 ) -> ReconcileReport:
     """Compare all tables of a tape and line.
 
@@ -124,70 +164,159 @@ def reconcile(
         bootstrap_servers: Kafka.
         client: ClickHouse; None: not asked.
         lake: store of the lake's objects; None: not asked.
+        ongoing: whether rows behind the last message of a store wait rather than being missing.
+        starts: where to begin in each lane; moved to what follows the last message of lanes in which all was right.
 
     Raises:
         HoleError: a topic itself lacks messages.
-        BarographError: the broker does not answer, or a topic was trimmed.
+        BarographError: the broker or the lake does not answer, or a topic was trimmed and no lake is asked.
     """
-    tables = {}
+    tables, begins = {}, {} if starts is None else starts
     for table in TABLES.values():
-        found = [
-            _reconcile_lane(
-                Lane(manifest.tape, manifest.tape_id, line, table, partition),
-                TopicReader(bootstrap_servers, manifest, line, table.topic, partition),
-                client,
-                lake,
+        found = []
+        for partition in range(manifest.partitions):
+            lane = Lane(manifest.tape, manifest.tape_id, line, table, partition)
+            start = begins.get((table.name, partition), (manifest.base[partition], 0))
+            topic = TapeReader(
+                manifest, line, table.topic, partition, bootstrap_servers, lake, start=start, deleted=True
             )
-            for partition in range(manifest.partitions)
-        ]
+            comparison = _Comparison(lane, topic, ongoing)
+            found.append(comparison.run(client, lake))
+            if comparison.right:
+                begins[table.name, partition] = comparison.done
         tables[table.name] = _sum(found)
     return ReconcileReport(tables)
 
 
-def _reconcile_lane(lane: Lane, topic: TopicReader, client: Client | None, lake: ObjectStore | None) -> TableReport:
-    expected = {(placed.seq, placed.part): rows_of(placed.message) for placed in topic}
-    missing = duplicate = lake_messages_missing = 0
-    store_rows = lake_rows = None
-    if client is not None:
-        held = _in_clickhouse(client, lane)
-        store_rows = sum(h.rows for h in held.values())
-        difference = compare(expected, held)
-        missing, duplicate = difference.missing, difference.duplicate
-    if lake is not None:
-        held, named = _in_lake(lake, lane)
-        lake_rows = sum(h.rows for h in held.values())
-        difference = compare(expected, held)
-        missing, duplicate = missing + difference.missing, duplicate + difference.duplicate
-        lake_messages_missing = sum(named.get(place) != rows for place, rows in expected.items())
-    return TableReport(
-        sum(expected.values()), store_rows, lake_rows, missing, duplicate, len(expected), lake_messages_missing
-    )
+class _Comparison:
+    """One lane from a place on.
+
+    Attributes:
+        right: whether nothing was missing or too much.
+        done: the first place that waits, or what follows the last one.
+    """
+
+    def __init__(self, lane: Lane, topic: TapeReader, ongoing: bool) -> None:
+        self._lane, self._ongoing = lane, ongoing
+        self._start: Place = topic.sequence.next_seq, topic.sequence.next_part
+        self._expected = {(p.seq, p.part): 0 if p.deleted else rows_of(p.message) for p in topic}
+        self.done: Place = topic.sequence.next_seq, topic.sequence.next_part
+        self._missing = self._duplicate = self._waiting = 0
+        self.right = True
+
+    def run(self, client: Client | None, lake: ObjectStore | None) -> TableReport:
+        """Ask both stores."""
+        store_rows = lake_rows = None
+        named_wrong, dbn_missing, damaged = 0, 0, list[str]()
+        if client is not None:
+            held = _in_clickhouse(client, self._lane, self._start)
+            store_rows = sum(h.rows for h in held.values())
+            self._compare(held, max(held, default=None))
+        if lake is not None:
+            found = _in_lake(lake, self._lane, self._start)
+            lake_rows, damaged = sum(h.rows for h in found.held.values()), found.damaged
+            last = self._compare(found.held, found.last)
+            settled = {place: rows for place, rows in self._expected.items() if place <= last}
+            named_wrong = sum(found.named.get(place) != rows for place, rows in settled.items())
+            dbn_missing = found.dbn_missing
+        self.right = not (self._missing or self._duplicate or named_wrong or damaged or dbn_missing)
+        return TableReport(
+            sum(self._expected.values()), store_rows, lake_rows, self._missing, self._duplicate,
+            len(self._expected), named_wrong, self._waiting, tuple(damaged), dbn_missing,
+        )  # fmt: skip
+
+    def _compare(self, held: dict[Place, Held], last: Place | None) -> Place:
+        """Count a store; the last place that it should have."""
+        end = max(self._expected, default=self._start)
+        if self._ongoing:  # the stores were asked after the topic, so they may be further
+            held = {place: have for place, have in held.items() if place <= end}
+            end = min(end, last or (-1, 0))
+        waiting = {place: rows for place, rows in self._expected.items() if place > end}
+        self._waiting += sum(waiting.values())
+        self.done = min([self.done, *waiting])
+        difference = compare({p: rows for p, rows in self._expected.items() if p <= end}, held)
+        self._missing += difference.missing
+        self._duplicate += difference.duplicate
+        return end
 
 
-def _in_clickhouse(client: Client, lane: Lane) -> dict[Place, Held]:
+def _in_clickhouse(client: Client, lane: Lane, start: Place) -> dict[Place, Held]:
     found = client.query_arrow(
         f"SELECT seq, part, count() AS rows, uniqExact(row) AS distinct, max(row) AS highest FROM {lane.table.name} "
-        "WHERE tape = {tape:String} AND line = {line:String} AND partition = {partition:Int32} GROUP BY seq, part",
-        parameters={"tape": lane.tape, "line": lane.row_line, "partition": lane.partition},
+        "WHERE tape = {tape:String} AND line = {line:String} AND partition = {partition:Int32} "
+        "AND seq >= {seq:Int64} AND (seq > {seq:Int64} OR part >= {part:Int32}) GROUP BY seq, part",
+        parameters={
+            "tape": lane.tape,
+            "line": lane.row_line,
+            "partition": lane.partition,
+            "seq": start[0],
+            "part": start[1],
+        },
     )
     return _held(found)
 
 
-def _in_lake(store: ObjectStore, lane: Lane) -> tuple[dict[Place, Held], dict[Place, int]]:
-    """Rows by place, and rows by place as the indexes name them."""
-    places: list[pa.Table] = []
-    named: dict[Place, int] = {}
-    for item in objects_of(store, lane):
-        data = store.get(item.name) or b""
-        places.append(read_places(data))
-        index = read_index(data)
-        for seq, part, rows in zip(*(index.column(n).to_pylist() for n in ("seq", "part", "rows")), strict=True):
-            named[seq, part] = rows
-    if not places:
-        return {}, named
-    grouped = pa.concat_tables(places).group_by(["seq", "part"])
-    counted = grouped.aggregate([("row", "count"), ("row", "count_distinct"), ("row", "max")])
-    return _held(counted.select(["seq", "part", "row_count", "row_count_distinct", "row_max"])), named
+@dataclass(slots=True)
+class _InLake:
+    """What the lake has of a lane: rows by place, rows by place as the indexes name them, and what is wrong with it."""
+
+    held: dict[Place, Held] = field(default_factory=dict)
+    named: dict[Place, int] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
+    dbn_missing: int = 0
+    last: Place | None = None
+
+
+class _VanishedError(Exception):
+    """An object that was listed a moment ago is gone."""
+
+
+def _in_lake(store: ObjectStore, lane: Lane, start: Place) -> _InLake:
+    """What the lake's objects hold from a place on.
+
+    Raises:
+        MissingServiceError: the lake is away.
+    """
+    for listing in range(LISTINGS):
+        out, places = _InLake(), list[pa.Table]()
+        try:
+            for item in objects_of(store, lane):
+                out.last = item.last if out.last is None else max(out.last, item.last)
+                if item.last >= start:
+                    _look_into(store, lane, item, out, places)
+        except _VanishedError:
+            if listing + 1 < LISTINGS:
+                continue
+            raise MissingServiceError(f"the lake changes while {lane.topic} is read", remedy="try again") from None
+        except OSError as error:
+            raise MissingServiceError(f"the lake does not answer ({error})", remedy="try again") from error
+        break
+    if places:
+        grouped = pa.concat_tables(places).group_by(["seq", "part"])
+        counted = grouped.aggregate([("row", "count"), ("row", "count_distinct"), ("row", "max")])
+        out.held = _held(counted.select(["seq", "part", "row_count", "row_count_distinct", "row_max"]))
+        out.held = {place: held for place, held in out.held.items() if place >= start}
+    return out
+
+
+def _look_into(store: ObjectStore, lane: Lane, item: ObjectRange, out: _InLake, places: list[pa.Table]) -> None:
+    """Add what one object holds; a damaged one is noted, and what it should hold is missing."""
+    data = store.get(item.name)
+    if data is None:
+        raise _VanishedError
+    try:
+        rows, index = read_places(data), read_index(data)
+    except (pa.ArrowException, ValueError, OSError) as error:
+        log.warning("%s", DamagedObjectError(item.name, str(error).splitlines()[0]))
+        out.damaged.append(item.name)
+        return
+    places.append(rows)
+    for seq, part, count in zip(*(index.column(n).to_pylist() for n in ("seq", "part", "rows")), strict=True):
+        out.named[seq, part] = count
+    if lane.table.raw:
+        beside = store.get(item.name.removesuffix("parquet") + "dbn.zst")
+        records = None if beside is None else read_records(beside)
+        out.dbn_missing += abs(rows.num_rows - len(records or b"") // MBO_BYTES)
 
 
 def _held(table: pa.Table) -> dict[Place, Held]:
@@ -213,4 +342,7 @@ def _sum(found: Iterable[TableReport]) -> TableReport:
         duplicate=total("duplicate"),
         messages=total("messages"),
         lake_messages_missing=total("lake_messages_missing"),
+        waiting=total("waiting"),
+        damaged=tuple(name for report in reports for name in report.damaged),
+        dbn_missing=total("dbn_missing"),
     )

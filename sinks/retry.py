@@ -6,8 +6,17 @@ Kafka keeps what waits. What can never succeed with the same block stops the sin
 and people see why.
 """
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from threading import Event
+from typing import Final, TypeVar
+
+from sinks.base import StoppedError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RETRIED: Final = {
     159: "TIMEOUT_EXCEEDED: the outcome is unknown, the token makes the repeat safe",
@@ -64,6 +73,30 @@ class Backoff:
         pause = min(PAUSE_MAX_S, PAUSE_FIRST_S * float(1 << min(self.tries, 16)))
         self.tries += 1
         return pause
+
+
+def patiently(work: Callable[[], T], what: str, stop: Event) -> T:
+    """Do something that a disk or a bucket may refuse for a while, until it succeeds; its result.
+
+    Args:
+        work: what to do; may be done again after any failure. An `OSError` may pass: the disk is full, the folder away,
+            the bucket unreachable. Everything else is the caller's.
+        what: what is tried, for the log.
+        stop: ends the waiting.
+
+    Raises:
+        StoppedError: `stop` was set before it succeeded.
+    """
+    backoff = Backoff()
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            pause_s = backoff.next_s()
+            if backoff.tries in (1, 5) or backoff.tries % 20 == 0:
+                log.warning("%s: try %d failed: %s", what, backoff.tries, error)
+            if stop.wait(pause_s):
+                raise StoppedError from error
 
 
 def may_pass(code: int | None) -> bool:

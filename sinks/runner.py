@@ -19,18 +19,19 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicP
 from runtime.clock import Clock, WallClock
 from runtime.errors import BarographError
 from runtime.kafka import consumer, to_message
-from runtime.object_store import LocalObjectStore
-from runtime.sequence import Sequence, Verdict
-from runtime.tapes import Manifest
+from runtime.object_store import LocalObjectStore, ObjectStore, object_store_at
+from runtime.sequence import Place, Sequence, Verdict
+from runtime.tapes import Manifest, TapeStore
 from runtime.telemetry import SINK_ROWS, SINK_SECONDS
 from schemas.envelope import crc32
 from schemas.message import Message
-from sinks.base import Batch, Entry, Lane, Place, Sink, StoppedError
+from sinks.base import Batch, Entry, Lane, Sink, StoppedError
 from sinks.batcher import Batcher
 from sinks.clickhouse import ClickHouseSink
 from sinks.lake import LakeSink
 from sinks.progress import Progress, ProgressStore
 from sinks.registers import following
+from sinks.retry import patiently
 from sinks.rows import BadMessageError
 from sinks.tables import RECORDS, TABLES, TableSpec
 
@@ -159,10 +160,11 @@ class SinkRunner:
         manifest: the tape; its partitions, bases and topic ids are used.
         line: the line.
         bootstrap_servers: Kafka.
-        state: where progress is kept.
+        state: folder of locks and progress.
         clock: age of batches.
         open_consumer: makes the Kafka client from the servers' addresses.
         tables: what is read.
+        progress: where progress is kept if not in `state`.
     """
 
     def __init__(
@@ -175,12 +177,13 @@ class SinkRunner:
         clock: Clock | None = None,
         open_consumer: Callable[[str], Any] = consumer,
         tables: Iterable[TableSpec] = tuple(TABLES.values()),
+        progress: ObjectStore | None = None,
     ) -> None:
         self._sink = sink
         self._manifest = manifest
         self._line = line
         self._bootstrap_servers = bootstrap_servers
-        self._state = state
+        self._state, self._progress = state, progress or state
         self._clock = clock or WallClock()
         self._open_consumer = open_consumer
         self._lanes: dict[tuple[str, int], _LaneState] = {}
@@ -201,7 +204,7 @@ class SinkRunner:
         try:
             # 1. Make the target ready; its identity names our progress.
             identity = self._sink.open(stop)
-            with closing(ProgressStore(self._state, self._sink.name, identity)) as store:
+            with closing(ProgressStore(self._progress, self._sink.name, identity, self._state, stop)) as store:
                 # 2. Claim the lanes, and read each from where its progress says.
                 self._claim_lanes(store)
                 with closing(self._open_consumer(self._bootstrap_servers)) as client:
@@ -346,8 +349,8 @@ def run_sink(
         manifest: the tape.
         line: the line.
         bootstrap_servers: Kafka.
-        target: ClickHouse's address (`http://host:port`), or the lake's folder.
-        state_dir: folder of progress files.
+        target: ClickHouse's address (`http://host:port`), or the lake's folder or URL.
+        state_dir: folder of locks and progress; a lake in a bucket keeps progress itself, and a copy is here.
         stop: set it to make this return.
         on_progress: called from this thread at the start and whenever more is confirmed.
 
@@ -356,8 +359,13 @@ def run_sink(
     """
     states = LocalObjectStore(state_dir)
     if name == "lake":
-        lake = LakeSink(LocalObjectStore(Path(target)))
-        SinkRunner(lake, manifest, line, bootstrap_servers, states).run(stop, on_progress)
+        lake = object_store_at(target)
+        try:
+            patiently(lambda: TapeStore(lake).save(manifest), f"manifest of {manifest.tape}", stop)
+        except StoppedError:
+            return
+        progress = None if isinstance(lake, LocalObjectStore) else lake
+        SinkRunner(LakeSink(lake), manifest, line, bootstrap_servers, states, progress=progress).run(stop, on_progress)
         return
     tables = (*TABLES.values(), *RECORDS.values())
     with following(bootstrap_servers, target):

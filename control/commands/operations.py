@@ -1,14 +1,16 @@
 """Verbs of daily work: status, doctor, reconcile."""
 
-from contextlib import closing
 from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
 from control import options
+from control.commands.processes import until_signal
 from control.output import Output, rows
-from runtime.errors import AnswerIsNo
-from runtime.object_store import LocalObjectStore
+from runtime.errors import AnswerIsNo, UsageError
+from runtime.lifeline import watch_lifeline
+from runtime.telemetry import serve_metrics
 
 
 def register(app: typer.Typer) -> None:
@@ -42,31 +44,39 @@ def doctor(data: options.Data = None, as_json: options.Json = False) -> None:
 
 
 def reconcile(
-    tape: options.ReadTape,
+    tape: Annotated[str | None, typer.Option("--tape", help="tape or alias; with --watch: default all")] = None,
     line: options.ReadLine = None,
+    watch: Annotated[bool, typer.Option("--watch", help="compare again and again until Ctrl-C")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="seconds between two looks of --watch")] = 30.0,
     bootstrap_servers: options.Bootstrap = None,
     clickhouse_url: options.ClickHouse = None,
     lake_url: options.Lake = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare a tape's topics with ClickHouse and the lake, row by row; exit code 1 if they differ."""
-    from control.arrival import Arrival
-    from control.services import Services, open_store
-    from schemas.topics import DERIVED
-    from sinks.reconcile import reconcile as reconcile_tape
+    """Compare a tape's topics with ClickHouse and the lake, row by row; exit code 1 if they differ.
+
+    `--watch` reads what came since the last look, and everything once an hour. Rows that a sink has not reached yet
+    wait; they are not missing. Counts are at BAROGRAPH_METRICS_PORT.
+    """
+    from control.reconciler import Reconciler, compare
+    from control.services import Services
 
     given = options.settings(
         data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
     )
     out = Output(as_json)
-    manifest, line = options.place(given, tape, line)
+    if tape is None and not watch:
+        raise UsageError("--tape is missing", remedy="name one, or watch all with --watch")
+    if watch:
+        watch_lifeline()
+        serve_metrics(given.metrics_port)
+        with Services(given, out, lasting=True) as services:
+            Reconciler(given, services.kafka(), services.store(), out).watch(tape, line, every, until_signal())
+        return
+    manifest, line = options.place(given, str(tape), line)
     with Services(given, out) as services:
-        lake = LocalObjectStore(given.lake_dir)
-        with closing(open_store(services.store())) as client:
-            report = reconcile_tape(manifest, line, services.kafka(), client=client, lake=lake)
-        with closing(Arrival(services.kafka(), manifest, line, given.state_dir)) as arrival:
-            pending = max(arrival.published() - arrival.computed(spec) for spec in DERIVED)
+        report, pending = compare(manifest, line, given, services)
     found = {"missing": report.missing, "duplicate": report.duplicate, **asdict(report)}
     titles = ("table", "topic rows", "store rows", "lake rows", "missing", "duplicate")
     body = [(n, t.topic_rows, t.store_rows, t.lake_rows, t.missing, t.duplicate) for n, t in report.tables.items()]
@@ -76,7 +86,12 @@ def reconcile(
             f"the stages of tape {tape} have {pending} raw message(s) before them",
             remedy="let `barograph up` or `run` finish the tape first",
         )
-    if report.missing or report.duplicate:
+    if report.damaged:
+        raise AnswerIsNo(
+            f"tape {tape} has {len(report.damaged)} damaged lake object(s), the first is {report.damaged[0]}",
+            remedy="delete them and make the tape again with --replace, or restore them from a copy",
+        )
+    if not report.clean:
         raise AnswerIsNo(
             f"tape {tape} has {report.missing} missing and {report.duplicate} duplicate rows",
             remedy="start its sinks again; if rows stay duplicate, make the tape again with --replace",

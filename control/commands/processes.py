@@ -112,7 +112,7 @@ def sink(
     if name != "clickhouse" and name != "lake":
         raise UsageError(f"there is no sink {name!r}", remedy="use clickhouse or lake")
     manifest = TapeStore(object_store_at(settings.state_location)).require(tape)
-    target = str(settings.lake_dir) if name == "lake" else settings.clickhouse_url or _find(settings, "store")
+    target = settings.lake_location if name == "lake" else settings.clickhouse_url or _find(settings, "store")
     manifest.require_line(line)
     serve_metrics(settings.metrics_port)
     run_sink(
@@ -122,7 +122,7 @@ def sink(
         bootstrap_servers=settings.bootstrap_servers,
         target=target,
         state_dir=settings.state_dir,
-        stop=_until_signal(),
+        stop=until_signal(),
         on_progress=report_sink(settings.state_dir, manifest, line),
     )
 
@@ -236,7 +236,7 @@ def _origins(settings: Settings) -> list[str]:
     return [f"http://{host}:{port}" for port in sorted(ports) for host in ("127.0.0.1", "localhost")]
 
 
-def _until_signal() -> threading.Event:
+def until_signal() -> threading.Event:
     """An event that SIGTERM and Ctrl-C set, for work that stops by itself in order."""
     stop = threading.Event()
     handler: Callable[..., None] = lambda *_: stop.set()  # noqa: E731

@@ -1,8 +1,9 @@
-"""Verbs on tapes and topics: `tape list|show|alias|cutover`, `topics list|show|apply|drift`."""
+"""Verbs on tapes and topics: `tape list|show|alias|cutover|backfill|export|compact|delete`, `topics …`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -112,6 +113,136 @@ def cut_over(
     body = [(h.stage, h.partition, h.cutover.seq, h.cutover.from_run, h.cutover.to_run) for h in made]
     titles = ("stage", "partition", "seq", "from run", "to run")
     out.result([asdict(h) for h in made], lambda console: console.print(rows(titles, body)))
+
+
+@tape_app.command("backfill")
+def backfill_tape(
+    tape: Annotated[str, typer.Argument(help="name of the tape")],
+    from_lake: Annotated[str, typer.Option("--from-lake", help="lake to read: a folder, or s3://…, gs://…, az://…")],
+    replace: Annotated[bool, typer.Option("--replace", help="delete the tape's topics first if they hold any")] = False,
+    bootstrap_servers: options.Bootstrap = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make a tape's topics again from the lake, message by message; it keeps its identity, so nothing is stored twice.
+
+    The whole tape is read before anything is changed. If this is interrupted, call it again with --replace.
+    """
+    from control.services import Services
+    from control.tape_backfill import Backfill
+
+    settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
+    lake = object_store_at(from_lake)
+    with Services(settings, out, lasting=True) as services:
+        job = Backfill(settings, services.kafka(), options.legal("tape", tape), lake, out)
+        out.result(job.run(replace_topics=replace))
+
+
+@tape_app.command("export")
+def export_tape(
+    tape: Annotated[str, typer.Argument(help="name of the tape, or an alias")],
+    out_file: Annotated[Path, typer.Option("--out", help="file to write: .dbn.zst or .dbn (raw), .parquet")],
+    stream: Annotated[str, typer.Option("--stream", help="mbo, bins, trades or bars")] = "mbo",
+    instrument: Annotated[str, typer.Option("--instrument", help="only this one; default: all")] = "",
+    source: Annotated[
+        str, typer.Option("--from", help="topic, lake, or both: the lake where the log has ended")
+    ] = "both",
+    line: options.ReadLine = None,
+    bootstrap_servers: options.Bootstrap = None,
+    lake_url: options.Lake = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a stream of a tape to one file, DBN or Parquet."""
+    from control.services import Services
+    from control.tape_export import export
+
+    if source not in ("both", "topic", "lake"):
+        raise UsageError(f"--from {source} is not known", remedy="use topic, lake or both")
+    settings = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers, lake_url=lake_url)
+    out = Output(as_json)
+    manifest, line = options.place(settings, tape, line)
+    with Services(settings, out) as services, out.bar("reading", "messages") as advance:
+        servers = services.kafka() if source != "lake" else ""
+        lake = object_store_at(settings.lake_location) if source != "topic" else None
+        made = export(
+            manifest, line, stream, out_file, servers=servers, lake=lake, instrument=instrument,
+            on_progress=lambda n: advance(n, 0),
+        )  # fmt: skip
+    out.result(made)
+
+
+@tape_app.command("compact")
+def compact_tape(
+    tape: Annotated[str, typer.Argument(help="name of the tape, or an alias")],
+    fewest: Annotated[int, typer.Option("--fewest", min=2, help="join runs of at least this many objects")] = 4,
+    lake_url: options.Lake = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Join a tape's small lake objects into larger ones, with the same messages in the same order.
+
+    Sinks and readers may go on meanwhile. What was joined is read back and compared by hash before anything is deleted.
+    """
+    from sinks.erase import lanes
+    from sinks.lake_compact import compact
+
+    settings, out = options.settings(data_dir=data, lake_url=lake_url), Output(as_json)
+    manifest, _ = options.place(settings, tape, None)
+    lake, found = object_store_at(settings.lake_location), list(lanes(manifest))
+    with out.bar("joining", "lanes") as advance:
+        done = []
+        for number, lane in enumerate(found):
+            done.append((lane, compact(lake, lane, fewest)))
+            advance(number + 1, len(found))
+    out.result(
+        {f"{lane.topic}[{lane.partition}]": {"joined": did.joined, "made": did.made} for lane, did in done if did.made}
+    )
+
+
+@tape_app.command("delete")
+def delete_tape(
+    tape: Annotated[str, typer.Argument(help="name of the tape")],
+    instrument: Annotated[str, typer.Option("--instrument", help="only this instrument")] = "",
+    day: Annotated[str, typer.Option("--day", help="only this UTC day of engine time, such as 2024-01-02")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it, what would go is shown")] = False,
+    bootstrap_servers: options.Bootstrap = None,
+    clickhouse_url: options.ClickHouse = None,
+    lake_url: options.Lake = None,
+    data: options.Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Delete a tape, or an instrument or a day of it, from ClickHouse, lake and topics; a record of it stays.
+
+    From Kafka only whole prefixes of a partition, or whole tapes go; what stays there is left out by readers.
+    """
+    from control.services import Services
+    from control.tape_delete import Eraser, Wish, begin_record, end_record
+
+    settings = options.settings(
+        data_dir=data, bootstrap_servers=bootstrap_servers, clickhouse_url=clickhouse_url, lake_url=lake_url
+    )
+    out = Output(as_json)
+    manifest, states = _tapes(settings).require(tape), object_store_at(settings.state_location)
+    with Services(settings, out) as services:
+        if instrument or day:
+            eraser = Eraser(settings, manifest, services.kafka(), out)
+            found = eraser.find(Wish(instrument, day))
+            if yes:
+                out.result(eraser.erase(found, services.store()))
+                return
+            shown: dict[str, Any] = {"tape": tape, "would_delete": [asdict(deletion) for deletion in found]}
+        elif yes:
+            from control.tape_admin import TapeAdmin
+
+            record = begin_record(states, manifest, {"ranges": "all"})
+            TapeAdmin(settings, services.kafka()).delete(manifest, services.store())
+            out.result(end_record(states, record, {}))
+            return
+        else:
+            shown = {"tape": tape, "would_delete": "all of it"}
+    out.note("nothing was deleted; add --yes to do it")
+    out.result(shown)
 
 
 @topics_app.command("list")

@@ -70,6 +70,7 @@ def test_objects(store: ObjectStore) -> None:
     store.put("a/.b.half", b"torn")
     assert list(store.names("a/")) == ["a/b", "a/c"]
     assert list(store.names("a/c")) == ["a/c"]
+    assert store.sizes("a/") == {"a/b": 1, "a/c": 0}
     assert list(store.names("nothing/")) == []
     store.delete("a/b")
     store.delete("a/b")
@@ -77,6 +78,28 @@ def test_objects(store: ObjectStore) -> None:
     for name in ("../x", "a/../../x"):
         with pytest.raises(InputError, match="leads out of"):
             store.put(name, b"")
+
+
+def test_an_object_is_swapped_only_for_what_it_was(store: ObjectStore) -> None:
+    assert not store.swap("s", b"0", b"1")
+    assert store.swap("s", None, b"1")
+    assert not store.swap("s", None, b"2")
+    assert store.swap("s", b"1", b"2")
+    assert store.swap("s", b"1", b"2"), "done already: the answer to the first try was lost"
+    assert not store.swap("s", b"1", b"3")
+    assert store.get("s") == b"2"
+
+
+def test_puts_that_were_given_up_are_swept(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    store.put("a/x", b"1")
+    for name in (".x.0123456789ab", ".y.0123456789ab", ".x.lock", "..z.0123456789ab.lock"):
+        (tmp_path / "a" / name).write_bytes(b"")
+        os.utime(tmp_path / "a" / name, (1, 1))
+    os.utime(tmp_path / "a" / ".y.0123456789ab")
+    assert store.sweep() == 1
+    left = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert left == ["..z.0123456789ab.lock", ".x.lock", ".y.0123456789ab", "x"]
 
 
 def test_names_with_odd_characters_come_back_as_they_were(store: ObjectStore) -> None:

@@ -1,16 +1,24 @@
+import base64
 import io
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 
+import databento
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.envelope import read_headers
+from runtime.lake_format import INDEX_KEY
+from schemas.envelope import crc32, read_headers
+from schemas.mbo import MBO_DTYPE
 from sinks.base import Batch, Entry, Lane
 from sinks.lake import object_name
+from sinks.lake_dbn import encode_dbn, read_records
 from sinks.lake_object import decode_object, encode_object, read_index, read_places
 from sinks.tables import TABLES
 from tests.unit.sinks.messages import first_of_each, make_tape
@@ -85,3 +93,63 @@ def test_names_sort_like_places() -> None:
     names = [object_name(Batch(whole.lane, whole.entries[a:b])) for a, b in pairwise(cuts)]
     assert names == sorted(names)
     assert names[0].startswith("t1.main.bins.v1/id/00000/0000000000000000000.000000-")
+
+
+def test_a_time_in_microseconds_stands_beside_the_exact_ones() -> None:
+    for stream, exact, shown in (("mbo", "ts_event", "ts_event_utc"), ("bins", "ts_end_ns", "ts_end_utc")):
+        table = pq.read_table(io.BytesIO(encode_object(batch(stream, 3))))
+        assert table.schema.names[-1] == shown
+        times = table.column(exact).to_pylist()
+        wanted = [None if t >= 1 << 63 else t // 1000 for t in times]
+        assert table.column(shown).cast(pa.int64()).to_pylist() == wanted
+        assert len(set(wanted)) > 1
+        assert (None in wanted) == (stream == "mbo")
+    assert (
+        max(pq.read_table(io.BytesIO(encode_object(batch("mbo", 3)))).column("ts_event").to_pylist()) == (1 << 64) - 1
+    )
+
+
+def test_an_object_of_a_release_without_deletions_is_read() -> None:
+    written = batch("trades", 5)
+    rows = pq.read_table(io.BytesIO(encode_object(written)))
+    index = read_index(encode_object(written)).drop_columns(["deleted"])
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, index.schema) as writer:
+        writer.write_table(index)
+    old = io.BytesIO()
+    pq.write_table(rows.replace_schema_metadata({INDEX_KEY: base64.b64encode(out.getvalue())}), old)
+    assert list(decode_object(old.getvalue(), TABLES["trades"], STREAMS["trades"], 0)) == list(written.entries)
+
+
+@pytest.mark.parametrize("instruments", [("GLBX.MDP3:ESH4",), ("X:A", "X:B"), ("X:A", "Y:B")])
+def test_raw_records_are_a_dbn_file_too(instruments, tmp_path) -> None:
+    messages = make_tape(4, instruments=instruments).topics["t1.mbo.v1"]
+    numbered = []
+    for m in messages:
+        if m.envelope.kind == "data":
+            records = np.frombuffer(m.value, MBO_DTYPE).copy()
+            records["instrument_id"] = 100 + instruments.index(m.instrument)
+            records["ts_recv"] %= 1 << 62
+            value = records.tobytes()
+            m = replace(m, value=value, envelope=replace(m.envelope, crc32=crc32(value)))
+            numbered.append(m)
+    data = encode_dbn(numbered)
+    assert data == encode_dbn(numbered)
+    path = tmp_path / "x.dbn.zst"
+    path.write_bytes(data)
+    store = databento.DBNStore.from_file(path)
+    assert store.to_ndarray().tobytes() == b"".join(m.value for m in numbered) == read_records(data)
+    venues = {name.split(":")[0] for name in instruments}
+    assert store.dataset == (venues.pop() if len(venues) == 1 else "MIXED")
+    assert store.symbols == [name.split(":")[1] for name in instruments]
+    known = databento.common.symbology.InstrumentMap()
+    known.insert_metadata(store.metadata)
+    day = datetime.fromtimestamp(int(np.frombuffer(numbered[0].value, MBO_DTYPE)["ts_recv"][0]) // 10**9, UTC).date()
+    at = instruments.index(numbered[0].instrument)
+    assert known.resolve(100 + at, day) == instruments[at].split(":")[1]
+
+
+def test_damaged_dbn_has_no_records() -> None:
+    data = encode_dbn([m for m in make_tape(4).topics["t1.mbo.v1"] if m.envelope.kind == "data"])
+    assert read_records(data[: len(data) // 2]) is None
+    assert read_records(b"nothing") is None

@@ -1,0 +1,309 @@
+"""Tapes whose topics were trimmed, deleted and made again: the lake gives everything back, on a real broker."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import databento
+import numpy as np
+import polars as pl
+import pytest
+from confluent_kafka import TopicPartition
+from prometheus_client import REGISTRY
+
+from control.embedded.store import running_store
+from control.output import Output
+from control.reconciler import Reconciler
+from control.services import open_store
+from control.tape_admin import TapeAdmin
+from control.tape_backfill import Backfill
+from control.tape_delete import AUDIT, Eraser, Wish
+from control.tape_export import export
+from control.topic_admin import TopicAdmin
+from runtime.errors import BarographError, InputError
+from runtime.kafka import CheckedProducer, admin, read_range
+from runtime.object_store import LocalObjectStore
+from runtime.settings import Settings
+from runtime.tape_reader import TapeReader
+from runtime.tapes import Line, Manifest
+from schemas.mbo import MBO_DTYPE
+from schemas.message import Message, Outgoing
+from schemas.topics import of_tape, rooted
+from sinks.ddl import apply_ddl
+from sinks.reconcile import ReconcileReport, reconcile
+from sinks.reconcile_watch import WHOLE_EVERY_S, TapeWatch
+from sinks.runner import SinkReport, run_sink
+from sinks.tables import TABLES
+from tests.unit.sinks.messages import RUN, Made, make_tape, manifest
+
+pytestmark = pytest.mark.real
+OUT = Output(as_json=True)
+SINKS = ("clickhouse", "lake")
+
+
+class Place:
+    """A data folder with a broker and a store, and tapes that have arrived in both."""
+
+    def __init__(self, folder: Path, servers: str, store_url: str) -> None:
+        self.settings = Settings(data_dir=folder)
+        self.servers, self.store_url = servers, store_url
+        self.admin = TapeAdmin(self.settings, servers)
+        self.lake = LocalObjectStore(folder / "lake")
+
+    def publish(self, tape: str, seed: int, blocks: int = 40, sinks: tuple[str, ...] = SINKS) -> Made:
+        """A finished tape, published and written everywhere, or to these sinks."""
+        made = make_tape(seed=seed, blocks=blocks, tape=tape, repeats=True)
+        self.admin.open(manifest(tape), "main", Line(RUN))
+        producer = CheckedProducer(self.servers)
+        for message in made.outgoing():
+            producer.send(message)
+        producer.flush()
+        self.admin.finish(self.known(tape))
+        self.drain(tape, sinks)
+        if sinks == SINKS:
+            self.admin.complete(self.known(tape), "main")
+        return made
+
+    def known(self, tape: str) -> Manifest:
+        return self.admin.tapes.require(tape)
+
+    def drain(self, tape: str, sinks: tuple[str, ...] = SINKS) -> None:
+        known = self.known(tape)
+        for name, target in (("clickhouse", self.store_url), ("lake", str(self.lake.root))):
+            if name not in sinks:
+                continue
+            stop = threading.Event()
+
+            def tell(report: SinkReport, stop: threading.Event = stop) -> None:
+                if report.drained({n: i.partition for n, i in known.instruments.items()}):
+                    stop.set()
+
+            run_sink(
+                name, known, "main", bootstrap_servers=self.servers, target=target,
+                state_dir=self.settings.state_dir, stop=stop, on_progress=tell,
+            )  # fmt: skip
+
+    def compared(self, tape: str) -> ReconcileReport:
+        with closing(open_store(self.store_url)) as client:
+            return reconcile(self.known(tape), "main", self.servers, client=client, lake=self.lake)
+
+    def content(self, tape: str, **how: Any) -> dict[str, list[Any]]:
+        """Every stream by a reader, offsets and stamps aside."""
+        known = self.known(tape)
+        out = {}
+        for spec in rooted(tape).values():
+            found = TapeReader(known, "main", spec, 0, **how)
+            out[spec.stream] = [(p.seq, p.part, bare(p.message)) for p in found]
+        return out
+
+
+def bare(message: Message) -> Message:
+    return replace(message, offset=0, timestamp_ms=0)
+
+
+@pytest.fixture(scope="module")
+def place(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("data")
+    with running_store(folder) as url:
+        with closing(open_store(url)) as client:
+            apply_ddl(client)
+        yield Place(folder, kafka, url)
+
+
+def trim(servers: str, topic: str, offset: int) -> None:
+    client = admin(servers)  # futures of a client that is gone never end
+    for future in client.delete_records([TopicPartition(topic, 0, offset)]).values():
+        future.result(30)
+
+
+def test_a_trimmed_tape_is_read_across_the_seam_exported_and_reconciled(place: Place, tmp_path: Path) -> None:
+    made = place.publish("seam", 21)
+    before = place.content("seam", bootstrap_servers=place.servers)
+    assert before == place.content("seam", lake=place.lake)
+    for topic in rooted("seam"):
+        trim(place.servers, topic, len(made.topics[topic]) // 2)
+    assert place.content("seam", bootstrap_servers=place.servers, lake=place.lake) == before
+    assert place.compared("seam").clean
+    both: dict[str, Any] = {"servers": place.servers, "lake": place.lake}
+    records = b"".join(m.value for m in made.topics["seam.mbo.v1"] if m.envelope.kind == "data")
+    for name in ("x.dbn.zst", "x.dbn"):
+        done = export(place.known("seam"), "main", "mbo", tmp_path / name, **both)
+        assert databento.DBNStore.from_file(tmp_path / name).to_ndarray().tobytes() == records
+        assert done["records"] == len(records) // MBO_DTYPE.itemsize
+    done = export(place.known("seam"), "main", "bins", tmp_path / "bins.parquet", instrument="X:A", **both)
+    frame = pl.read_parquet(tmp_path / "bins.parquet")
+    assert frame.height == done["records"] > 0
+    assert frame["instrument"].unique().to_list() == ["X:A"]
+    assert "ts_end_utc" in frame.columns
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bins.parquet", "x.dbn", "x.dbn.zst"]
+    for stream, file in (("bins", "b.dbn"), ("mbo", "x.csv"), ("none", "x.parquet")):
+        with pytest.raises(InputError):
+            export(place.known("seam"), "main", stream, tmp_path / file, **both)
+
+
+def test_a_tape_is_made_again_from_the_lake_and_nothing_is_written_twice(place: Place) -> None:
+    place.publish("again", 22)
+    before, objects = place.content("again", bootstrap_servers=place.servers), list(place.lake.names())
+    tape_id, ids = place.known("again").tape_id, place.known("again").topic_ids
+    job = Backfill(place.settings, place.servers, "again", place.lake, OUT)
+    with pytest.raises(InputError, match="holds messages; give --replace"):
+        job.run()
+    TopicAdmin(place.servers).delete(list(of_tape("again")))
+    place.admin.tapes.delete("again")  # the lake knows the tape
+    result = Backfill(place.settings, place.servers, "again", place.lake, OUT).run()
+    assert (result["tape_id"], result["base"], result["state"]) == (tape_id, (0,), "finished")
+    known = place.known("again")
+    assert known.lines["main"].complete
+    assert not set(known.topic_ids.values()) & set(ids.values())
+    assert place.content("again", bootstrap_servers=place.servers) == before
+    place.drain("again")
+    assert place.compared("again").clean
+    assert list(place.lake.names()) == objects
+    # Again, over the topics that are there.
+    assert Backfill(place.settings, place.servers, "again", place.lake, OUT).run(replace_topics=True)["base"] == (0,)
+    assert place.content("again", bootstrap_servers=place.servers) == before
+
+
+def test_a_lake_that_lacks_something_makes_no_tape_and_damage_is_counted(place: Place) -> None:
+    made = place.publish("holed", 23)
+    before = place.content("holed", bootstrap_servers=place.servers)
+
+    def refused(told: str) -> None:
+        with pytest.raises(BarographError, match=told):
+            Backfill(place.settings, place.servers, "holed", place.lake, OUT).run(replace_topics=True)
+        assert place.content("holed", bootstrap_servers=place.servers) == before
+
+    name = next(n for n in place.lake.names("holed.mbo.v1/") if n.endswith(".parquet"))
+    whole = place.lake.get(name) or b""
+    place.lake.delete(name)
+    refused("is finished, but the lake does not hold all of it")
+    assert place.compared("holed").tables["mbo"].missing > 0
+    place.lake.put(name, whole)
+    bins = next(iter(place.lake.names("holed.main.bins.v1/")))
+    good = place.lake.get(bins) or b""
+    place.lake.put(bins, good[:100])
+    refused("is damaged")
+    report = place.compared("holed")
+    assert (report.damaged, report.clean) == ((bins,), False)
+    place.lake.put(bins, good)
+    producer = CheckedProducer(place.servers)
+    last = made.topics["holed.mbo.v1"][-1]
+    producer.send(Outgoing(last.topic, 0, last.instrument, b"", last.envelope))
+    producer.flush()
+    before = place.content("holed", bootstrap_servers=place.servers)
+    refused("holds messages that the lake does not")
+
+
+def test_an_instrument_is_deleted_everywhere_and_nothing_else_moves(place: Place, tmp_path: Path) -> None:
+    place.publish("part", 24)
+    before = place.content("part", bootstrap_servers=place.servers)
+    eraser = Eraser(place.settings, place.known("part"), place.servers, OUT)
+    with pytest.raises(InputError, match="has no instrument 'X:C'"):
+        eraser.find(Wish("X:C"))
+    for day, told in (("2024-13-01", "is no day"), ("2024-01-01", "has nothing of X:A on")):
+        with pytest.raises(InputError, match=told):
+            eraser.find(Wish("X:A", day))
+    for _ in range(2):  # the second time ends what an interrupted first one left; here nothing
+        record = eraser.erase(eraser.find(Wish("X:A")), place.store_url)
+        known = place.known("part")
+        assert [(d.instrument, d.day) for d in known.deletions] == [("X:A", "")]
+        stays = {stream: [m for m in found if m[2].instrument != "X:A"] for stream, found in before.items()}
+        assert place.content("part", bootstrap_servers=place.servers, lake=place.lake) == stays
+        assert place.content("part", lake=place.lake) == stays
+        report = place.compared("part")
+        assert report.clean, report
+    with closing(open_store(place.store_url)) as client:
+        for table in TABLES:
+            found = client.query(f"SELECT DISTINCT instrument FROM {table} WHERE tape = 'part'").result_rows
+            assert {r[0] for r in found} <= {"X:B"}, table
+    for name in place.lake.names("part.mbo.v1/"):
+        data = place.lake.get(name) or b""
+        if name.endswith(".parquet"):
+            assert "X:A" not in pl.read_parquet(data)["instrument"].to_list()
+    audit = [json.loads(LocalObjectStore(place.settings.state_dir).get(n) or b"")
+             for n in LocalObjectStore(place.settings.state_dir).names(f"{AUDIT}/")]  # fmt: skip
+    mine = [a for a in audit if a["tape"] == "part"]
+    assert len(mine) == 2
+    assert all(a["done"] and a["by"] and a["ranges"][0]["instrument"] == "X:A" for a in mine)
+    assert record["record"] in {a["record"] for a in mine}
+    # The first message of the raw topic was X:A's definition: a prefix of one goes from Kafka too.
+    assert record["kafka_trimmed_to"] == {} or all(v > 0 for v in record["kafka_trimmed_to"].values())
+    first = next(iter(read_range(place.servers, "part.mbo.v1", 0, 1)))
+    assert first.offset == 1
+    # And the tape can be made again without it.
+    result = Backfill(place.settings, place.servers, "part", place.lake, OUT).run(replace_topics=True)
+    assert result["base"] == (1,)
+    assert place.content("part", bootstrap_servers=place.servers, lake=place.lake) == stays
+    place.drain("part")
+    assert place.compared("part").clean
+    done = export(place.known("part"), "main", "mbo", tmp_path / "x.dbn.zst", servers=place.servers, lake=place.lake)
+    kept = b"".join(m[2].value for m in stays["mbo"] if m[2].envelope.kind == "data")
+    assert done["records"] == len(np.frombuffer(kept, MBO_DTYPE))
+
+
+def test_a_day_goes_and_definitions_and_ends_stay(place: Place) -> None:
+    place.publish("day", 25)
+    before = place.content("day", bootstrap_servers=place.servers)
+    eraser = Eraser(place.settings, place.known("day"), place.servers, OUT)
+    eraser.erase(eraser.find(Wish(day="1970-01-01")), place.store_url)
+    stays = {s: [m for m in found if m[2].envelope.kind in ("definition", "end")] for s, found in before.items()}
+    assert place.content("day", bootstrap_servers=place.servers, lake=place.lake) == stays
+    assert place.content("day", lake=place.lake) == stays
+    report = place.compared("day")
+    assert report.clean, report
+    assert report.tables["bins"].topic_rows == sum(m[2].envelope.count for m in stays["bins"])
+
+
+def test_what_is_open_is_not_deleted_in_part(place: Place) -> None:
+    with pytest.raises(InputError, match="is open: what is deleted now would be written again"):
+        Eraser(place.settings, manifest("open-one"), place.servers, OUT)
+
+
+def seen(tape: str, what: str) -> float:
+    """A metric of the reconciler, over all tables."""
+    values = (
+        REGISTRY.get_sample_value(f"barograph_reconcile_{what}", {"tape": tape, "line": "main", "table": table})
+        for table in TABLES
+    )
+    return sum(value or 0.0 for value in values)
+
+
+def test_the_service_tells_waiting_from_missing_and_looks_at_everything_now_and_then(place: Place) -> None:
+    made = place.publish("watched", 26, sinks=("lake",))
+    watch = Reconciler(place.settings, place.servers, place.store_url, OUT)
+
+    def look(now_s: float) -> TapeWatch:
+        return next(one for one in watch.look(None, None, now_s) if one.tape == "watched")
+
+    one = look(10_000.0)
+    assert one.report is not None
+    assert (one.report.missing, one.report.duplicate) == (0, 0)
+    rows = sum(m.envelope.count for m in made.topics["watched.mbo.v1"] if m.envelope.kind == "data")
+    assert one.report.tables["mbo"].waiting == rows
+    assert seen("watched", "waiting") >= rows
+    place.drain("watched", ("clickhouse",))
+    place.admin.complete(place.known("watched"), "main")
+    one = look(10_010.0)
+    assert one.report is not None
+    assert (one.report.clean, one.report.waiting, seen("watched", "waiting")) == (True, 0, 0.0)
+    assert look(10_020.0).report.tables["mbo"].topic_rows == 0, "what was right is not read again"  # type: ignore[union-attr]
+    bins = next(n for n in place.lake.names("watched.main.bins.v1/"))
+    good = place.lake.get(bins) or b""
+    place.lake.put(bins, b"PAR1")
+    assert look(10_030.0).report.clean  # type: ignore[union-attr]
+    one = look(10_020.0 + WHOLE_EVERY_S)
+    assert one.report is not None
+    assert one.report.damaged == (bins,)
+    assert seen("watched", "damaged") == 1
+    assert seen("watched", "missing") > 0
+    place.lake.put(bins, good)
+    assert look(10_030.0 + WHOLE_EVERY_S).report.clean  # type: ignore[union-attr]
+    assert seen("watched", "damaged") == 0
+    # A part that is away is said, and looked at again.
+    gone = Reconciler(place.settings, place.servers, "http://127.0.0.1:9", OUT)
+    assert "no ClickHouse answers" in gone.look("watched", None, 1.0)[0].failure
+    assert "watched/main" in str(list(watch.table().columns[0].cells))
