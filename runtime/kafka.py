@@ -180,6 +180,14 @@ class CheckedProducer:
         self._newest[topic, partition] = end, newest
         return None if newest is None else (newest.seq, newest.part)
 
+    def last(self, topic: str, partition: int) -> tuple[int, int] | None:
+        """(`seq`, `part`) of the last message of a partition; None if it is empty. One message is read."""
+        with contextlib.closing(consumer(self._servers)) as client:
+            low, high = watermarks(client, topic, partition)
+        for message in read_range(self._servers, topic, partition, max(low, high - 1), high):
+            return message.envelope.seq, message.envelope.part
+        return None
+
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:
             self._failures.append((message.topic(), message.partition(), error.str()))

@@ -95,6 +95,9 @@ class Producer(Protocol):
     def newest(self, topic: str, partition: int) -> Place | None:
         """The highest (`seq`, `part`) anywhere on a partition; None if it is empty."""
 
+    def last(self, topic: str, partition: int) -> Place | None:
+        """(`seq`, `part`) of the last message of a partition; None if it is empty."""
+
 
 class Stores(Protocol):
     """What is kept beside the topics, for one stage on one tape and line."""
@@ -124,11 +127,11 @@ class Timing:
     max_s: float = 30.0
 
 
-CAREFUL_MESSAGES: Final = 512
-"""Messages that a worker takes one by one where processes died before. Each costs some writes to the store, so with
-many more a partition that was unlucky three times would fall behind for good; a culprit further on is met later, and is
-then nearer to the newest state."""
-
+CAREFUL_MESSAGES: Final = 64
+"""Messages that a worker takes one by one where processes died before: as many as a dying process may have had in hand
+whose outputs nobody has seen. Those whose outputs stand in the log killed nobody and are done again at full speed. Each
+costs some writes to the store, so with many more a partition that was unlucky three times falls behind; a culprit
+further on is met later, and is then nearer to the newest state."""
 
 LATELY: Final = 1 / 16
 """Weight of the newest message in what messages hold lately."""
@@ -148,6 +151,7 @@ class Owned:
         offset, seq: the last message whose root is complete; -1 before the first.
         due_s: when the next checkpoint may be written.
         careful: messages that are still to be taken one by one, because a process died near here.
+        shown: last root message whose outputs all stand in the log, as far as that was looked up; -1 if it was not.
         timestamp_ms: Kafka's timestamp of the last message applied; -1 before the first.
         moved_s: when the last message was taken, on the shell's clock; at first, when the partition was assigned.
         taken: offset of the last message taken.
@@ -169,6 +173,7 @@ class Owned:
     moved_s: float
     attempts: Attempts | None = None
     careful: int = 0
+    shown: int = -1
     timestamp_ms: int = -1
     taken: int = -1
     records: float = 0.0
@@ -323,12 +328,18 @@ class StageShell:
             skips=poison.skips(),
             known=known,
             careful=CAREFUL_MESSAGES if known.careful else 0,
+            shown=self._shown(partition) if known.careful else -1,
             offset=offset,
             seq=seq,
             due_s=now_s + self._timing.min_s,
             moved_s=now_s,
             taken=offset,
         )
+
+    def _shown(self, partition: int) -> int:
+        """The last root message whose outputs all stand in the log, at least: whoever made them survived it."""
+        last = [self._producer.last(topic, partition) for topic in self._rows]
+        return min(-1 if place is None else place[0] - 1 for place in last)
 
     def stored(self, partition: int) -> tuple[Checkpoint, Mapping[str, bytes]] | None:
         """The newest checkpoint of a partition with its pieces in this release's format; None if there is none.
@@ -375,16 +386,21 @@ class StageShell:
 
     async def _take_some(self, owned: Owned, deliveries: Sequence[Delivery]) -> int:
         """Messages of a partition, as many as may be taken in one go; how many were done, at least one."""
-        if owned.careful:
+        if self._suspects(owned, deliveries[0]):
             await self._take_alone(owned, deliveries[0])
             return 1
         done = 0
         if owned.attempts is not None:
             done = await self._in_thread(self._take_plain, owned, deliveries)
-        if done < len(deliveries):
+        if done < len(deliveries) and not self._suspects(owned, deliveries[done]):
             await self._take(owned, deliveries[done])
             done += 1
         return done
+
+    @staticmethod
+    def _suspects(owned: Owned, delivery: Delivery) -> bool:
+        """Whether a message may be the one that processes died on."""
+        return bool(owned.careful) and owned.state.place_of(read(delivery)[0])[0] > owned.shown
 
     async def _take_alone(self, owned: Owned, delivery: Delivery) -> None:
         """One message while nothing else in the process is tried, and its state stored: a process died near it."""
@@ -402,6 +418,8 @@ class StageShell:
             message, unreadable = read(delivery)
             place = owned.state.place_of(message)
             if unreadable or place in owned.skips or owned.known.verdict(place):
+                return done
+            if owned.careful and place[0] > owned.shown:
                 return done
             started_s, whole = self._clock.monotonic_s(), owned.whole
             owned.whole = False  # until its outputs are sent: a state that broke in the middle must never be stored
@@ -529,9 +547,12 @@ class StageShell:
 
     async def _note(self, owned: Owned, place: Place) -> None:
         """Write down that work begins, and, where workers died before, at which message."""
+        innocent = owned.known.careful and place[0] <= owned.shown
         if owned.attempts is None:
             owned.attempts = owned.known.begun(owned.seq + 1)
-        elif owned.known.careful:
+            if innocent:
+                owned.attempts = owned.attempts.trying(NOWHERE)
+        elif owned.known.careful and not innocent:
             owned.attempts = owned.attempts.trying(place)
         else:
             return

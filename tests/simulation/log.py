@@ -153,6 +153,11 @@ class SimProducer:
         records = self._broker.partition(topic, partition).records
         return max(((r.envelope.seq, r.envelope.part) for r in records), default=None)
 
+    def last(self, topic, partition):
+        self._process.step()
+        records = self._broker.partition(topic, partition).records
+        return (records[-1].envelope.seq, records[-1].envelope.part) if records else None
+
     def fail(self, why):
         """The client has met an error that stays."""
         self._failed = why

@@ -183,7 +183,7 @@ class World:
         self.oracle = Oracle(self)
         self.broker, self.group = Broker(self, self.manifest.partitions), Group(self, self.manifest.partitions)
         self.target = Target(self)
-        self._with_sink = rng.random() < 0.6 and not any(self.tape.broken)
+        self._with_sink = rng.random() < 0.6
         self.lake = Disk() if rng.random() < 0.04 else None
         self._draw_poison()
         known = [fault for fault in faults.FAULTS if self._only is None or fault.__name__ in self._only]

@@ -26,7 +26,7 @@ from streams.checkpoints import Checkpoint, CheckpointStore
 from streams.cutover import Cutover, checkpoint_hash
 from streams.faust_consumer import Consumer
 from streams.faust_stage import FaustInput, attach, threads
-from streams.poison import DEATHS_MAX, FAILURES_MAX
+from streams.poison import DEATHS_MAX, FAILURES_MAX, NOWHERE, Attempts
 from streams.reducer import BrokenMessageError, Output, Rows, Stage, Stamp
 from streams.shell import HOLE_PATIENCE_S, StageShell, Timing, TrimmedError
 from streams.worker import StageStores
@@ -87,6 +87,9 @@ class FakeProducer:
         self.events.append(("send", message.envelope.seq))
 
     def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
+        return self.shown
+
+    def last(self, topic: str, partition: int) -> tuple[int, int] | None:
         return self.shown
 
     def flush(self) -> None:
@@ -719,6 +722,24 @@ def test_workers_that_stop_in_order_are_no_deaths(tmp_path: Path) -> None:
         asyncio.run(scenario(bench))
     assert bench.stores.poison(0).attempts().deaths <= 1
     assert bench.stores.poison(0).skips() == {}
+
+
+def test_a_careful_worker_does_again_at_full_speed_what_killed_nobody(tmp_path: Path) -> None:
+    """Processes died here; but the outputs of three messages stand in the log, so those three are innocent."""
+    bench = Bench(tmp_path)
+    bench.stores.poison(0).note(Attempts(start=BASE, deaths=3, at=(BASE, 0)))
+    bench.producer.shown = (BASE + 3, 0)
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(*(bench.raw(n) for n in range(3)))
+        assert bench.happened("save") == []
+        assert bench.stores.poison(0).attempts() == Attempts(start=BASE, deaths=4, at=NOWHERE)
+        await bench.take(bench.raw(3), bench.raw(4))
+
+    asyncio.run(scenario())
+    assert bench.happened("save") == [("save", 3), ("save", 4)]
+    assert bench.stores.poison(0).attempts().at == (BASE + 4, 0)
 
 
 def test_a_full_disk_keeps_the_state_in_memory_until_there_is_room(tmp_path: Path) -> None:
