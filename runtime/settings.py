@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     kafka_heap_mb: int = Field(default=512, ge=128, description="heap of the embedded broker, MiB")
     clickhouse_url: str = Field(default="", description="ClickHouse HTTP address; empty: the embedded store")
     store_port: int = Field(default=0, ge=0, le=65535, description="port of the embedded store; 0: a free one")
+    store_reader: str = Field(
+        default="",
+        pattern=r"^(.+:\d{1,5})?$",
+        description="HOST:PORT where anybody may ask the embedded store, read-only and within limits; empty: nowhere",
+    )
     lake_url: str = Field(default="", description="folder of the Parquet lake; empty: `lake` in the data folder")
     state_url: str = Field(
         default="",
