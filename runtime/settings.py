@@ -28,6 +28,11 @@ class Settings(BaseSettings):
         description="where the Parquet lake lies: a folder, or s3://, gs://, az:// with credentials in the "
         "environment; empty: `lake` in the data folder",
     )
+    store_reader: str = Field(
+        default="",
+        pattern=r"^(.+:\d{1,5})?$",
+        description="HOST:PORT where anybody may ask the embedded store, read-only and within limits; empty: nowhere",
+    )
     state_url: str = Field(
         default="",
         description="where manifests, checkpoints and skips lie: a folder, or s3://, gs://, az:// with credentials in "

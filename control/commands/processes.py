@@ -57,7 +57,7 @@ def store(port: options.Port = None, data: options.Data = None, as_json: options
 
     settings, out = options.settings(data_dir=data, store_port=port), Output(as_json)
     watch_lifeline()
-    embedded = EmbeddedStore(settings.data_dir, settings.store_port)
+    embedded = EmbeddedStore(settings.data_dir, settings.store_port, reader_at=settings.store_reader)
     endpoint = _published(settings, "store", embedded.url, out)
     try:
         embedded.serve(on_ready=endpoint.announce)

@@ -60,6 +60,7 @@ class EmbeddedStore:
         port: port to listen on; 0 takes a free one.
         host: address to bind; anything but loopback needs `check_login`.
         check_login: whether user and password may use the store; None: everybody who reaches it.
+        reader_at: `HOST:PORT` of a second address, at which whoever asks is the reader; empty: none.
 
     Raises:
         PortTakenError: another process listens there.
@@ -67,7 +68,12 @@ class EmbeddedStore:
     """
 
     def __init__(
-        self, data_dir: Path, port: int = 0, host: str = "127.0.0.1", check_login: CheckLogin | None = None
+        self,
+        data_dir: Path,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        check_login: CheckLogin | None = None,
+        reader_at: str = "",
     ) -> None:
         if check_login is None and host not in LOOPBACK:
             raise UsageError(f"the store would answer everybody at {host}", remedy="bind 127.0.0.1, or set a password")
@@ -76,6 +82,16 @@ class EmbeddedStore:
         self._check_login = check_login
         self._socket = _bind(host, port)
         self.port: int = self._socket.getsockname()[1]
+        self._sockets = [self._socket]
+        self.reader_port: int | None = None
+        if reader_at:
+            reader_host, _, reader_port = reader_at.rpartition(":")
+            try:
+                self._sockets.append(_bind(reader_host.strip("[]"), int(reader_port)))
+            except BaseException:
+                self._socket.close()
+                raise
+            self.reader_port = self._sockets[1].getsockname()[1]
         self._server: _Server | None = None
         self._leaving = False
 
@@ -97,7 +113,7 @@ class EmbeddedStore:
             engine = StoreEngine(self.folder)
             try:
                 config = uvicorn.Config(
-                    make_app(engine, self._check_login),
+                    make_app(engine, self._check_login, self.reader_port),
                     log_config=None,
                     access_log=False,
                     lifespan="off",
@@ -112,13 +128,14 @@ class EmbeddedStore:
             finally:
                 engine.close()
         finally:
-            self._socket.close()
+            for bound in self._sockets:
+                bound.close()
 
     async def _run(self, engine: StoreEngine) -> None:
         assert self._server is not None
         self._server.should_exit = self._leaving
         watch = asyncio.create_task(self._interrupt_late(engine, self._server))
-        await self._server.serve(sockets=[self._socket])
+        await self._server.serve(sockets=self._sockets)
         watch.cancel()
 
     @staticmethod

@@ -78,14 +78,15 @@ class _Call:
     whole: bool
 
 
-def make_app(engine: StoreEngine, check_login: CheckLogin | None = None) -> Starlette:
+def make_app(engine: StoreEngine, check_login: CheckLogin | None = None, reader_port: int | None = None) -> Starlette:
     """The interface over an engine.
 
     Args:
         engine: where statements go.
         check_login: asked for every statement; None: everybody may, which only a loopback address excuses.
+        reader_port: port at which everybody is the reader, and whose name and password are not looked at.
     """
-    interface = _Interface(engine, check_login)
+    interface = _Interface(engine, check_login, reader_port)
 
     async def ok(_: HttpRequest) -> Response:
         return PlainTextResponse("Ok.\n")
@@ -104,14 +105,15 @@ OWN_NAMES: Final = frozenset({"127.0.0.1", "localhost", "::1", ""})
 
 
 class _Interface:
-    def __init__(self, engine: StoreEngine, check_login: CheckLogin | None) -> None:
+    def __init__(self, engine: StoreEngine, check_login: CheckLogin | None, reader_port: int | None) -> None:
         self._engine = engine
+        self._reader_port = reader_port
         self._check_login = check_login
         self._threads = anyio.CapacityLimiter(THREADS_MAX)
 
     async def answer(self, http: HttpRequest) -> Response:
         """One request to `/`."""
-        if self._check_login is None and _comes_from_a_page(http):
+        if self._check_login is None and not self._is_for_readers(http) and _comes_from_a_page(http):
             return PlainTextResponse("This interface is for programs on this machine, not for web pages.\n", 403)
         query_id = http.query_params.get("query_id") or str(uuid.uuid4())
         try:
@@ -128,6 +130,8 @@ class _Interface:
 
     def _authenticate(self, http: HttpRequest) -> str:
         """The user; everybody is who they say they are where no login is checked."""
+        if self._is_for_readers(http):
+            return READER
         user, password = _login(http)
         if self._check_login is not None and not self._check_login(user, password):
             raise refusal(
@@ -136,6 +140,10 @@ class _Interface:
                 f"{user}: Authentication failed: password is incorrect, or there is no user with such name",
             )
         return user
+
+    def _is_for_readers(self, http: HttpRequest) -> bool:
+        _, port = http.scope.get("server") or ("", None)
+        return self._reader_port is not None and port == self._reader_port
 
     def _admitted(self, call: _Call) -> _Call:
         """The call as a reader may make it: looked at by the engine's own parser, read-only, within limits."""

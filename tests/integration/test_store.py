@@ -376,6 +376,27 @@ def test_a_login_is_asked_for_where_one_is_set(tmp_path: Path) -> None:
         thread.join()
 
 
+def test_at_the_readers_address_everybody_is_the_reader(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path, reader_at="127.0.0.1:0")
+    ready = threading.Event()
+    thread = threading.Thread(target=store.serve, args=(ready.set,))
+    thread.start()
+    try:
+        assert ready.wait(60)
+        open_to_all = f"http://127.0.0.1:{store.reader_port}"
+        post(store.url, b"CREATE TABLE told (a Int8) ENGINE = MergeTree ORDER BY a")
+        assert post(open_to_all, b"SELECT count() FROM told", {"Host": "data.example"}) == b"0\n"
+        for login in ({}, {"user": "default"}, {"user": "default", "readonly": "0"}):
+            with pytest.raises(HTTPError) as refused:
+                post(open_to_all, b"INSERT INTO told VALUES (1)", **login)
+            assert refused.value.headers["X-ClickHouse-Exception-Code"] == "497"
+        with pytest.raises(PortTakenError):
+            EmbeddedStore(tmp_path / "other", reader_at=f"127.0.0.1:{store.reader_port}")
+    finally:
+        store.stop()
+        thread.join()
+
+
 PROCESS = """
 import sys
 from pathlib import Path
