@@ -20,7 +20,7 @@ from runtime.errors import BarographError, InputError, MissingServiceError
 from runtime.kafka import ANSWER_TIMEOUT_S, consumer, read_raw, to_message, watermarks
 from runtime.lake_format import DamagedObjectError, ObjectRange
 from runtime.object_store import ObjectStore
-from runtime.sequence import Place, Placed, Sequence, Verdict
+from runtime.sequence import HoleError, Place, Placed, Sequence, Verdict
 from runtime.tapes import Manifest
 from schemas.message import Message
 from schemas.names import Cursor
@@ -246,6 +246,32 @@ class TapeReader:
             yield from self._from_lake(first)
         if low < high:
             yield from self._from_log(low, high)
+
+    def log_start(self) -> Place | None:
+        """The place of the first message that Kafka still has; None if its log is empty.
+
+        Raises:
+            MissingServiceError: the broker does not answer.
+        """
+        with closing(consumer(self.bootstrap_servers)) as client:
+            low, high = watermarks(client, self.topic, self.partition)
+            return self._place_at(client, low) if low < high else None
+
+    def before_log(self) -> Iterator[Placed]:
+        """Only what Kafka has no longer: from the start up to before the first message of its log; of the lake.
+
+        Raises:
+            HoleError: the lake ends before the log begins.
+            BarographError: an object is damaged, lake or broker are away.
+        """
+        first = self.log_start()
+        if first is not None and self._next >= first:
+            return
+        for placed in self._from_lake(first):
+            gone = placed.deleted or self.manifest.deletes(self.partition, placed.seq, placed.message)
+            yield Placed(placed.message, placed.seq, placed.part, gone)
+        if first is not None and self._next < first:
+            raise HoleError(self.sequence.where, self._next, first)
 
     @property
     def _next(self) -> Place:
