@@ -15,9 +15,10 @@ def argv(*words: str, settings: Settings) -> tuple[str, ...]:
 def tape_specs(tape: str, line: str, settings: Settings, servers: str, store_url: str) -> list[ProcessSpec]:
     """What works on one tape and line: a worker with all stages, and a process for each sink."""
     place = ("--tape", tape, "--line", line, "--bootstrap-servers", servers)
-    specs = [ProcessSpec(f"stages-{tape}-{line}", argv("stage", *place, settings=settings))]
+    lake = ("--lake-url", settings.lake_location)
+    specs = [ProcessSpec(f"stages-{tape}-{line}", argv("stage", *place, *lake, settings=settings))]
     for sink in SINKS:
-        target = ("--lake-url", settings.lake_location) if sink == "lake" else ("--clickhouse-url", store_url)
+        target = lake if sink == "lake" else ("--clickhouse-url", store_url)
         specs.append(ProcessSpec(f"{sink}-{tape}-{line}", argv("sink", sink, *place, *target, settings=settings)))
     return specs
 

@@ -9,6 +9,7 @@ Content is the same wherever it is read, so a reader may cross from the lake to 
 `runtime.sequence` drops what comes twice at the seam and refuses what comes nowhere.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from runtime.errors import BarographError, InputError, MissingServiceError
 from runtime.kafka import ANSWER_TIMEOUT_S, consumer, read_raw, to_message, watermarks
 from runtime.lake_format import DamagedObjectError, ObjectRange
 from runtime.object_store import ObjectStore
-from runtime.sequence import Place, Placed, Sequence, Verdict
+from runtime.sequence import HoleError, Place, Placed, Sequence, Verdict
 from runtime.tapes import Manifest
 from schemas.message import Message
 from schemas.names import Cursor
@@ -127,6 +128,7 @@ class LakeReader:
     spec: TopicSpec
     partition: int
     sequence: Sequence
+    _listed: deque[ObjectRange] = field(default_factory=deque)
 
     def __iter__(self) -> Iterator[Placed]:
         """The messages in order of their places, deleted ones too, up to where the lake ends.
@@ -150,24 +152,31 @@ class LakeReader:
 
     def _next(self) -> tuple[ObjectRange, bytes] | None:
         """The object that holds the next place, or the first after it; None at the end of the lake."""
-        prefix = lake_format.folder(
-            self.spec.name(self.manifest.tape, self.line), self.manifest.tape_id, self.partition
-        )
         missing: ObjectRange | None = None
-        while True:
-            expected = (self.sequence.next_seq, self.sequence.next_part)
-            try:
-                items = [item for item in lake_format.objects(self.lake, prefix) if item.last >= expected]
-                if not items:
+        try:
+            while True:
+                item = self._standing() or self._standing(anew=True)
+                if item is None:
                     return None
-                data = self.lake.get(items[0].name)
-            except OSError as error:
-                raise MissingServiceError(f"the lake does not answer ({error})", remedy="try again") from error
-            if data is not None:
-                return items[0], data
-            if items[0] == missing:
-                raise DamagedObjectError(items[0].name, "it is listed but cannot be had")
-            missing = items[0]
+                data = self.lake.get(item.name)
+                if data is not None:
+                    return item, data
+                if item == missing:
+                    raise DamagedObjectError(item.name, "it is listed but cannot be had")
+                missing = item
+                self._listed.clear()
+        except OSError as error:
+            raise MissingServiceError(f"the lake does not answer ({error})", remedy="try again") from error
+
+    def _standing(self, *, anew: bool = False) -> ObjectRange | None:
+        """The first object from the next place on, of those listed before or anew: a list of a bucket takes seconds."""
+        if anew:
+            topic = self.spec.name(self.manifest.tape, self.line)
+            prefix = lake_format.folder(topic, self.manifest.tape_id, self.partition)
+            self._listed = deque(lake_format.objects(self.lake, prefix))
+        while self._listed and self._listed[0].last < (self.sequence.next_seq, self.sequence.next_part):
+            self._listed.popleft()
+        return self._listed[0] if self._listed else None
 
     def _refuse_undeclared(self, placed: Placed) -> None:
         if placed.deleted and not self.manifest.deletes(self.partition, placed.seq, placed.message):
@@ -246,6 +255,32 @@ class TapeReader:
             yield from self._from_lake(first)
         if low < high:
             yield from self._from_log(low, high)
+
+    def log_start(self) -> Place | None:
+        """The place of the first message that Kafka still has; None if its log is empty.
+
+        Raises:
+            MissingServiceError: the broker does not answer.
+        """
+        with closing(consumer(self.bootstrap_servers)) as client:
+            low, high = watermarks(client, self.topic, self.partition)
+            return self._place_at(client, low) if low < high else None
+
+    def before_log(self) -> Iterator[Placed]:
+        """Only what Kafka has no longer: from the start up to before the first message of its log; of the lake.
+
+        Raises:
+            HoleError: the lake ends before the log begins.
+            BarographError: an object is damaged, lake or broker are away.
+        """
+        first = self.log_start()
+        if first is not None and self._next >= first:
+            return
+        for placed in self._from_lake(first):
+            gone = placed.deleted or self.manifest.deletes(self.partition, placed.seq, placed.message)
+            yield Placed(placed.message, placed.seq, placed.part, gone)
+        if first is not None and self._next < first:
+            raise HoleError(self.sequence.where, self._next, first)
 
     @property
     def _next(self) -> Place:

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 from runtime.clock import Clock
@@ -47,6 +48,7 @@ from streams.letters import Original, letters
 from streams.outbox import Outbox
 from streams.partition import PartitionState
 from streams.partition import Place as Where
+from streams.past import Past, PastDelivery
 from streams.poison import NOWHERE, Attempts, Place, PoisonStore, Skip, one_line
 from streams.reducer import BrokenMessageError, Stage
 
@@ -59,6 +61,10 @@ HOLE_PATIENCE_S: Final = 10.0
 """How long messages out of place are forgiven after an assignment: what was buffered before it comes again, in order,
 once the seek takes effect, within milliseconds. A hole that stays is real and is refused after this long; with much
 less, a machine under full load would stop a worker for nothing."""
+
+
+PAST_TOGETHER: Final = 16
+"""Messages that are read from the lake at once: at 4 MiB each they are 64 MiB of memory."""
 
 
 class Delivery(Protocol):
@@ -160,6 +166,7 @@ class Owned:
         left: whether it goes away; nothing more is taken then, and a new assignment begins anew.
         held: messages applied since the last checkpoint, not acknowledged.
         hole: the first message out of place since the assignment, and when; None if all were in order.
+        behind: first offset of the log, while messages before it are still to be taken from the past; else 0.
     """
 
     generation: int
@@ -181,6 +188,7 @@ class Owned:
     left: bool = False
     held: list[Delivery] = field(default_factory=list)
     hole: tuple[HoleError, float] | None = None
+    behind: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -205,6 +213,7 @@ class StageShell:
         aside: where states are loaded, so that an assignment never waits for a flush that waits for the broker.
         alone: held while a careful partition tries a message; the shells of a process share one. A process that dies
             must have tried one message only, or the innocent of other partitions would be skipped with the culprit.
+        past: where messages are that have left the log; None: nowhere, and whoever needs them is refused.
     """
 
     def __init__(
@@ -220,7 +229,9 @@ class StageShell:
         in_thread: Threads,
         aside: Threads,
         alone: asyncio.Lock | None = None,
+        past: Past | None = None,
     ) -> None:
+        self._past = past
         self._alone = alone or asyncio.Lock()
         self.stage, self.manifest, self.line = stage, manifest, line
         self.run = manifest.lines[line].run
@@ -254,11 +265,13 @@ class StageShell:
         loaded = {number: await self._aside(self.load, number) for number in partitions}
         lows = await self._source.log_starts(list(loaded))
         for number, owned in loaded.items():
-            self.refuse_trimmed(number, owned.offset, lows.get(number, 0))
+            low = lows.get(number, 0)
+            await self._aside(self.refuse_trimmed, number, owned.offset, owned.seq, low)
+            owned.behind = low if owned.offset + 1 < low else 0
         if generation != self._generation:
             return {}  # another assignment came meanwhile
         self._owned = loaded
-        starts = {number: owned.offset + 1 for number, owned in loaded.items()}
+        starts = {number: max(owned.offset + 1, owned.behind) for number, owned in loaded.items()}
         log.info("%s owns %s", self.stage.name, starts)
         return starts
 
@@ -273,7 +286,9 @@ class StageShell:
         if owned is None:
             return
         async with owned.lock:
-            while deliveries and owned.generation == self._generation and not owned.left:
+            if owned.behind:
+                await self._catch_up(owned)
+            while deliveries and not owned.behind and owned.generation == self._generation and not owned.left:
                 deliveries = deliveries[await self._take_some(owned, deliveries) :]
                 if owned.whole and self._clock.monotonic_s() >= owned.due_s:
                     await self.checkpoint(owned)
@@ -283,14 +298,18 @@ class StageShell:
         for owned in list(self._owned.values()):
             if owned.hole is not None and self._clock.monotonic_s() > owned.hole[1] + HOLE_PATIENCE_S:
                 raise owned.hole[0]
+            if owned.behind and not owned.lock.locked():  # nothing may ever be delivered behind what left the log
+                async with owned.lock:
+                    await self._catch_up(owned)
             if owned.held and not owned.lock.locked() and self._clock.monotonic_s() >= owned.due_s:
                 async with owned.lock:
                     await self.checkpoint(owned)
 
     async def leaving(self) -> None:
         """Partitions go to another worker, or this one stops: store what was done, so that nobody has to redo it."""
-        for owned in list(self._owned.values()):
+        for owned in self._owned.values():
             owned.left = True
+        for owned in list(self._owned.values()):
             try:
                 async with owned.lock:
                     if owned.attempts is not None:  # alive, so no message killed it; what fails below is no death
@@ -368,18 +387,20 @@ class StageShell:
             "or make the tape again with --replace",
         )
 
-    def refuse_trimmed(self, partition: int, offset: int, low: int) -> None:
-        """Refuse to start where messages that the state needs have left the log; never jump over them.
+    def refuse_trimmed(self, partition: int, offset: int, seq: int, low: int) -> None:
+        """Refuse to start where messages that the state needs have left the log and are not in the lake either.
 
         Args:
             partition: the partition.
-            offset: last message that its state contains; -1 without a state.
+            offset, seq: last message that its state contains; -1, and what is before the first, without a state.
             low: first offset that is still in the log.
 
         Raises:
-            TrimmedError: some are missing.
+            TrimmedError: some are missing; they are never jumped over.
+            MissingServiceError: the broker does not answer.
+            OSError: the lake is away.
         """
-        if offset + 1 < low:
+        if offset + 1 < low and (self._past is None or not self._past.covers(partition, (seq + 1, 0))):
             raise TrimmedError(self.topic, partition, offset + 1, low - 1)
 
     # -- messages ----------------------------------------------------------------------------------------------------
@@ -401,6 +422,30 @@ class StageShell:
     def _suspects(owned: Owned, delivery: Delivery) -> bool:
         """Whether a message may be the one that processes died on."""
         return bool(owned.careful) and owned.state.place_of(read(delivery)[0])[0] > owned.shown
+
+    async def _catch_up(self, owned: Owned) -> None:
+        """Take what has left the log from the past, before anything that the log delivers. The caller holds the lock.
+
+        Offsets of raw messages are known, so their states may be stored on the way. What is derived may have stood at
+        other offsets when it was written to the lake, so a state in between could not say where it belongs.
+        """
+        if self._past is None:
+            return
+        sequence = owned.state.sequence
+        place = sequence.next_seq, sequence.next_part
+        log.info(
+            "%s reads %s[%d] from the lake, from seq %d on", self.stage.name, self.topic, owned.partition, place[0]
+        )
+        messages = self._past.read(owned.partition, place, owned.behind)
+        while owned.generation == self._generation and not owned.left:
+            some: Sequence[Delivery] = await self._aside(list, islice(messages, PAST_TOGETHER))
+            if not some:
+                owned.behind = 0
+                return
+            while some and owned.generation == self._generation and not owned.left:
+                some = some[await self._take_some(owned, some) :]
+            if owned.whole and self._clock.monotonic_s() >= owned.due_s:
+                await self.checkpoint(owned)
 
     async def _take_alone(self, owned: Owned, delivery: Delivery) -> None:
         """One message while nothing else in the process is tried, and its state stored: a process died near it."""
@@ -608,6 +653,8 @@ class StageShell:
         """
         if not owned.held or not owned.whole:
             return  # nothing new, or in the middle of a root message's parts
+        if owned.behind and self.stage.source is not MBO:
+            return  # between lake and log: no offset says where that is
         started_s = self._clock.monotonic_s()
         await self._in_thread(self._flush)  # 1
         if owned.generation != self._generation:  # 2
@@ -619,7 +666,8 @@ class StageShell:
             owned.due_s = self._clock.monotonic_s() + self._timing.min_s
             return
         for delivery in owned.held:  # 4
-            self._source.acknowledge(delivery)
+            if not isinstance(delivery, PastDelivery):
+                self._source.acknowledge(delivery)
         owned.held.clear()
         now_s = self._clock.monotonic_s()
         CHECKPOINT_SECONDS.labels(self.stage.name).observe(now_s - started_s)
@@ -644,7 +692,7 @@ class TrimmedError(InputError):
         self.topic, self.partition, self.first, self.last = topic, partition, first, last
         super().__init__(
             f"offsets {first} to {last} of {topic}[{partition}] have left the log before they were applied",
-            remedy="make the tape again with --replace; nothing was skipped",
+            remedy="name the lake that holds them with --lake-url, or make the tape again with --replace",
         )
 
 

@@ -16,7 +16,7 @@ import faust
 
 from engine.warm import warm
 from runtime.clock import WallClock
-from runtime.errors import InputError
+from runtime.errors import InputError, MissingServiceError
 from runtime.kafka import CheckedProducer, consumer, ping, watermarks
 from runtime.object_store import ObjectStore, object_store_at
 from runtime.settings import Settings
@@ -26,6 +26,7 @@ from streams.checkpoints import CheckpointStore
 from streams.cutover import Cutovers
 from streams.faust_app import make_app
 from streams.faust_stage import FaustInput, attach, threads
+from streams.past import LakePast
 from streams.poison import PoisonStore
 from streams.run_id import run_id
 from streams.shell import StageShell, Timing
@@ -79,7 +80,7 @@ def run_stages(
         MissingServiceError: no broker.
     """
     ping(settings.bootstrap_servers)
-    store = object_store_at(settings.state_location)
+    store, lake = object_store_at(settings.state_location), object_store_at(settings.lake_location)
     manifest = TapeStore(store).require(tape)
     known = manifest.require_line(line)
     _refuse_another_run(manifest, line, known.run, run_id(known.config))
@@ -104,6 +105,7 @@ def run_stages(
             threads(f"{stage.name}-apply"),
             threads(f"{stage.name}-load"),
             alone,
+            LakePast(lake, manifest, line, stage.source, settings.bootstrap_servers),
         )
         for stage in stages
     ]
@@ -149,4 +151,8 @@ def _refuse_what_cannot_go_on(shell: StageShell, bootstrap_servers: str) -> None
         for partition in range(shell.manifest.partitions):
             low, _ = watermarks(client, shell.topic, partition)
             stored = shell.stored(partition)  # looked at, not restored: most partitions belong to other workers
-            shell.refuse_trimmed(partition, stored[0].offset if stored else -1, low)
+            offset, seq = (stored[0].offset, stored[0].seq) if stored else (-1, shell.manifest.base[partition] - 1)
+            try:
+                shell.refuse_trimmed(partition, offset, seq, low)
+            except OSError as error:
+                raise MissingServiceError(f"the lake does not answer ({error})", remedy="try again") from error

@@ -71,6 +71,7 @@ def stage(
     line: options.Line = "main",
     slot: Annotated[int, typer.Option("--slot", min=0, help="number of this worker among those of these stages")] = 0,
     bootstrap_servers: options.Bootstrap = None,
+    lake_url: options.Lake = None,
     data: options.Data = None,
 ) -> None:
     """Run a worker of one or more stages on a tape and line until Ctrl-C."""
@@ -80,7 +81,7 @@ def stage(
     for name in names or ():
         if name not in STAGES:
             raise UsageError(f"there is no stage {name!r}", remedy=f"use one of: {', '.join(STAGES)}")
-    settings = _with_broker(options.settings(data_dir=data, bootstrap_servers=bootstrap_servers))
+    settings = _with_broker(options.settings(data_dir=data, bootstrap_servers=bootstrap_servers, lake_url=lake_url))
     watch_lifeline()
     named = names or ()
 

@@ -128,14 +128,14 @@ def backfill_tape(
 
     The whole tape is read before anything is changed. If this is interrupted, call it again with --replace.
     """
+    from control.pipeline import only_one
     from control.services import Services
     from control.tape_backfill import Backfill
 
     settings, out = options.settings(data_dir=data, bootstrap_servers=bootstrap_servers), Output(as_json)
     lake = object_store_at(from_lake)
-    with Services(settings, out, lasting=True) as services:
-        job = Backfill(settings, services.kafka(), options.legal("tape", tape), lake, out)
-        out.result(job.run(replace_topics=replace))
+    with Services(settings, out, lasting=True) as services, only_one(options.legal("tape", tape), settings):
+        out.result(Backfill(settings, services.kafka(), tape, lake, out).run(replace_topics=replace))
 
 
 @tape_app.command("export")

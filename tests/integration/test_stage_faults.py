@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -26,11 +27,15 @@ from runtime.errors import InputError
 from runtime.kafka import CheckedProducer, admin, consumer, read_range, watermarks
 from runtime.object_store import LocalObjectStore, object_store_at
 from runtime.settings import Settings
+from runtime.tape_reader import TopicReader
 from runtime.tapes import Line, Manifest, TapeStore
 from schemas import topics
 from schemas.envelope import Envelope
 from schemas.message import Message, Outgoing
 from schemas.topics import TopicSpec
+from sinks.base import Batch, Entry, Lane
+from sinks.lake import LakeSink
+from sinks.tables import TABLES
 from streams.build_books import books_stage
 from streams.partition import PartitionState, Place
 from streams.poison import PoisonStore
@@ -160,6 +165,66 @@ def test_a_trimmed_log_is_refused_with_the_missing_range(kafka: str, tmp_path: P
     said = (tmp_path / "worker.log").read_text()
     assert f"offsets 0 to 11 of {topic}[0] have left the log" in said
     assert "Traceback" not in said
+
+
+def to_lake(kafka: str, manifest: Manifest, spec: TopicSpec, lake: LocalObjectStore) -> None:
+    """A stream's messages into the lake, a few in each object."""
+    lane = Lane(manifest.tape, manifest.tape_id, "main", TABLES[spec.stream], 0)
+    entries = [Entry(p.message, p.seq, p.part) for p in TopicReader(kafka, manifest, "main", spec, 0)]
+    for at in range(0, len(entries), 7):
+        LakeSink(lake).write(Batch(lane, tuple(entries[at : at + 7])), Event())
+
+
+def test_what_has_left_the_log_is_computed_from_the_lake(kafka: str, tmp_path: Path, start: Start) -> None:
+    manifest, reports = make_tape("from-lake", SAMPLE, SMALL_BLOCKS, kafka, tmp_path)
+    messages, lake = raw_messages(manifest, reports), LocalObjectStore(tmp_path / "lake")
+    send(kafka, messages)
+    to_lake(kafka, manifest, topics.MBO, lake)
+    stage = books_stage(LINE_CONFIG)
+    state = PartitionState(stage, Place("from-lake", "main", 0, 0, manifest.lines["main"].run), stage.reducer(), 0)
+    expected: dict[str, list[Outgoing]] = {}
+    for message in read_range(kafka, topics.MBO.name("from-lake"), 0):
+        for outgoing in state.take(message) or ():
+            expected.setdefault(outgoing.topic, []).append(outgoing)
+    trim(kafka, topics.MBO.name("from-lake"), len(messages) // 2)
+
+    def compute() -> None:
+        worker = start("from-lake")
+        with closing(Arrival(kafka, manifest, "main", tmp_path / "state")) as arrival:
+            until(computed(arrival, len(messages)), worker, tmp_path / "worker.log", "all is computed")
+        worker.terminate()
+        assert worker.wait(20) == 0
+
+    compute()
+    for spec in (topics.BINS, topics.TRADES):
+        assert place_and_bytes(first_of_each(kafka, spec, "from-lake")) == place_and_bytes(
+            expected[spec.name("from-lake")]
+        )
+    # A later stage too: its input is cut in half, its state is lost, and it says the same again.
+    bars = first_of_each(kafka, topics.BARS, "from-lake")
+    to_lake(kafka, manifest, topics.TRADES, lake)
+    with closing(consumer(kafka)) as client:
+        ends = [watermarks(client, spec.name("from-lake"), 0)[1] for spec in (topics.TRADES, topics.BARS)]
+    trim(kafka, topics.TRADES.name("from-lake"), ends[0] // 2)
+    shutil.rmtree(tmp_path / "state" / "checkpoints" / manifest.tape_id / "main" / "bars")
+    worker = start("from-lake")
+
+    def said_again() -> bool:
+        with closing(consumer(kafka)) as client:
+            return watermarks(client, topics.BARS.name("from-lake"), 0)[1] >= 2 * ends[1]
+
+    until(said_again, worker, tmp_path / "worker.log", "bars are said again")
+    worker.terminate()
+    assert worker.wait(20) == 0
+    assert place_and_bytes(first_of_each(kafka, topics.BARS, "from-lake")) == place_and_bytes(bars)
+    again = [p.message for p in TopicReader(kafka, manifest, "main", topics.BARS, 0)]
+    assert place_and_bytes(again) == place_and_bytes(bars), "and what came twice is equal"
+
+
+def trim(kafka: str, topic: str, offset: int) -> None:
+    client = admin(kafka)
+    for future in client.delete_records([TopicPartition(topic, 0, offset)]).values():
+        future.result(30)
 
 
 def test_another_release_takes_a_line_over_only_by_a_cutover(

@@ -57,6 +57,17 @@ class ProcessStore:
         self._process.step()
         return True
 
+    def swap(self, name, old, new):
+        self._begin(writes=True)
+        held = self._disk.objects.get(name)
+        if held != old:
+            return held == new
+        self._disk.objects[name] = bytes(new)
+        self._process.world.note(self._process.name, "swaps", name)
+        self._process.world.oracle.stored(name)
+        self._process.step()
+        return True
+
     def get(self, name):
         self._begin(writes=False)
         return self._disk.objects.get(name)

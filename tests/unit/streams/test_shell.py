@@ -26,6 +26,7 @@ from streams.checkpoints import Checkpoint, CheckpointStore
 from streams.cutover import Cutover, checkpoint_hash
 from streams.faust_consumer import Consumer
 from streams.faust_stage import FaustInput, attach, threads
+from streams.past import PastDelivery
 from streams.poison import DEATHS_MAX, FAILURES_MAX, NOWHERE, Attempts
 from streams.reducer import BrokenMessageError, Output, Rows, Stage, Stamp
 from streams.shell import HOLE_PATIENCE_S, StageShell, Timing, TrimmedError
@@ -208,6 +209,7 @@ class Bench:
     run: str = "run0"
     topic_id: str = "topic0"
     state_format: int = 1
+    past: Any = None
     events: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -232,6 +234,7 @@ class Bench:
             Timing(1.0, 30.0),
             threads("apply"),
             threads("load"),
+            past=self.past,
         )
         attach(fake_app, self.shell)
 
@@ -779,6 +782,126 @@ def test_a_log_that_begins_after_the_state_is_refused_with_the_missing_range(tmp
         asyncio.run(second.assign())
     assert (refused.value.first, refused.value.last) == (2, 6)
     assert second.happened("commit") == []
+
+
+class FakePast:
+    """What has left the log: messages of one byte from a seq on; may tell when it is read."""
+
+    def __init__(self, first: int, upto: int, on_read: Callable[[int], None] = lambda _: None) -> None:
+        self.first, self.upto, self.on_read, self.asked = first, upto, on_read, list[Any]()
+
+    def covers(self, partition: int, start: tuple[int, int]) -> bool:
+        return start[0] >= self.first
+
+    def read(self, partition: int, start: tuple[int, int], low: int) -> Any:
+        self.asked.append((start, low))
+        for seq in range(start[0], self.upto):
+            self.on_read(seq)
+            derived = Envelope(kind="data", schema="trades", count=1, t=5, seq=seq, run="run0")
+            raw = Envelope(kind="data", schema="mbo", count=1, t=5)
+            envelope, offset = (raw, seq - BASE) if self.raw else (derived, low - 1)
+            yield PastDelivery("t", partition, offset, 0.005, b"X", b"v", envelope.to_headers())
+
+    raw = True
+
+
+def test_what_has_left_the_log_is_taken_from_the_past_first(tmp_path: Path) -> None:
+    plain = Bench(tmp_path / "plain")
+
+    async def whole() -> None:
+        await plain.assign()
+        await plain.take(*(plain.raw(n) for n in range(40)))
+        await plain.leave()
+
+    asyncio.run(whole())
+    for first in (0, 3):
+        folder = tmp_path / f"from-{first}"
+        past = FakePast(BASE + first, BASE + 30)
+        begun, bench = Bench(folder), Bench(folder, past=past)
+        bench.app.consumer.log_start = 30
+
+        async def begin(begun: Bench = begun, first: int = first) -> None:
+            await begun.assign()
+            await begun.take(*(begun.raw(n) for n in range(first)))
+            await begun.leave()
+
+        async def go_on(bench: Bench = bench) -> None:
+            await bench.assign()
+            await bench.take(*(bench.raw(n) for n in range(30, 40)))
+            await bench.leave()
+
+        asyncio.run(begin())
+        asyncio.run(go_on())
+        assert past.asked == [((BASE + first, 0), 30)]
+        assert bench.happened("commit") == [("commit", {TP(bench.topic, 0): 30})]
+        assert [offset for _, offset in bench.happened("ack")] == list(range(30, 40))
+        assert bench.stored() == plain.stored()
+        assert begun.happened("send") + bench.happened("send") == plain.happened("send")
+
+
+def test_a_quiet_log_does_not_keep_the_past_waiting(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, past=FakePast(BASE, BASE + 5))
+    bench.app.consumer.log_start = 5
+
+    async def wait() -> None:
+        await bench.assign()
+        await bench.tick(2)
+        await bench.tick(2)
+
+    asyncio.run(wait())
+    assert bench.stored() == (4, BASE + 4, b"5")
+    assert bench.happened("ack") == []
+
+
+def test_a_worker_that_leaves_in_the_past_goes_on_there(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    leaving: list[Any] = []
+
+    def on_read(seq: int) -> None:
+        if seq == BASE + 40:
+            for owned in first.shell.owned():
+                owned.leaving = True
+
+    first.past = first.shell._past = FakePast(BASE, BASE + 90, on_read)
+    first.app.consumer.log_start = 90
+
+    async def leave_early(bench: Bench) -> None:
+        await bench.assign()
+        await bench.take(bench.raw(90))
+        await bench.leave()
+        leaving.append(bench.stored())
+
+    asyncio.run(leave_early(first))
+    offset, seq, _ = leaving[0]
+    assert 40 <= offset < 90
+    assert seq == BASE + offset
+    second = Bench(tmp_path, past=FakePast(BASE, BASE + 90))
+    second.app.consumer.log_start = 90
+    asyncio.run(leave_early(second))
+    assert second.stored() == (90, BASE + 90, b"91")
+
+
+def test_a_later_stage_stores_nothing_between_lake_and_log(tmp_path: Path) -> None:
+    saved: list[Any] = []
+    bench = Bench(tmp_path, source=topics.BINS)
+
+    def on_read(seq: int) -> None:
+        bench.clock.now_s += 5
+        saved.append(bench.happened("save"))
+
+    past = FakePast(BASE, BASE + 50, on_read)
+    past.raw = False
+    bench.shell._past = past
+    bench.app.consumer.log_start = 70
+
+    async def go_on() -> None:
+        await bench.assign()
+        await bench.tick(1)
+        await bench.leave()
+
+    asyncio.run(go_on())
+    assert saved[-1] == []
+    assert bench.stored() == (69, BASE + 49, b"50")
 
 
 def test_another_run_goes_on_where_a_cutover_names_both_and_migrates_the_state(tmp_path: Path) -> None:
