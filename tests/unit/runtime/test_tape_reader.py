@@ -1,5 +1,6 @@
 """Reading a stream from Kafka, from the lake, and across the seam between them: the same messages everywhere."""
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,12 @@ from tests.unit.sinks.messages import Made, first_of_each, make_tape, manifest
 
 TAPE = manifest()
 STREAMS = [MBO, BINS]
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies keeps what it wrote; only power cuts need fsync, and hundreds of them take minutes."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @dataclass

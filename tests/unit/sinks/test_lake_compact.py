@@ -1,5 +1,6 @@
 """Objects are joined: the same messages in the same order, at every moment, wherever it dies."""
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,12 @@ from tests.unit.sinks.messages import first_of_each, make_tape, manifest
 
 TAPE = manifest()
 STREAMS = ["mbo", "bins", "trades"]
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies keeps what it wrote; only power cuts need fsync, and hundreds of them take minutes."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def lane_of(stream: str) -> Lane:
