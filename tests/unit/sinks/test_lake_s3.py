@@ -66,7 +66,7 @@ def drain(made: Made, store: ObjectStore, state: Path, limits: Limits = SMALL) -
             stop.set()
 
     consumer, local = FakeConsumer(made), LocalObjectStore(state)
-    runner = SinkRunner(LakeSink(store, limits), TAPE, "main", "", local, None, lambda _: consumer, store)
+    runner = SinkRunner(LakeSink(store, limits), TAPE, "main", "", local, None, lambda _: consumer, progress=store)
     runner.run(stop, tell)
     return reports[-1]
 

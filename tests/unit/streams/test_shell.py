@@ -860,7 +860,7 @@ def test_a_worker_that_leaves_in_the_past_goes_on_there(tmp_path: Path) -> None:
     def on_read(seq: int) -> None:
         if seq == BASE + 40:
             for owned in first.shell.owned():
-                owned.leaving = True
+                owned.left = True
 
     first.past = first.shell._past = FakePast(BASE, BASE + 90, on_read)
     first.app.consumer.log_start = 90
