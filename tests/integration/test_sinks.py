@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +32,8 @@ from sinks.lake import drop_tape as drop_lake_tape
 from sinks.lake_object import decode_object
 from sinks.reconcile import reconcile
 from sinks.runner import SinkReport, SinkRunner, run_sink
-from sinks.tables import KEY_COLUMNS, MBO_COLUMNS, TABLES
-from tests.unit.sinks.messages import BINS, FakeConsumer, Made, first_of_each, make_tape, manifest
+from sinks.tables import KEY_COLUMNS, MBO_COLUMNS, RECORDS, TABLES
+from tests.unit.sinks.messages import BINS, FakeConsumer, Made, first_of_each, make_records, make_tape, manifest
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parent.parent.parent
@@ -178,13 +178,15 @@ def drain(made: Made, sink: ClickHouseSink | LakeSink, tape: str, state: Path) -
             stop.set()
 
     consumer = FakeConsumer(made)
-    SinkRunner(sink, known, "main", "", LocalObjectStore(state), None, lambda _: consumer).run(stop, tell)
+    tables = (*TABLES.values(), *(RECORDS.values() if isinstance(sink, ClickHouseSink) else ()))
+    SinkRunner(sink, known, "main", "", LocalObjectStore(state), None, lambda _: consumer, tables).run(stop, tell)
     return reports[-1]
 
 
 def test_a_store_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
     process = StoreProcess(tmp_path / "data")
     made = make_tape(seed=11, blocks=100, tape="killed", repeats=True)
+    made.topics |= make_records("killed", count=40).topics
     sink = ClickHouseSink(process.url, Limits(rows=100, bytes=100_000, age_s=0.2))
     over = threading.Event()
     kills = 0
@@ -209,6 +211,9 @@ def test_a_store_that_is_killed_loses_and_doubles_nothing(tmp_path: Path) -> Non
             wanted = sum(e.rows for e in entries(made, lane))
             found = client.query(f"SELECT count(), uniqExact(seq, part, row) FROM {table.name}").result_rows[0]
             assert found == (wanted, wanted), table.name
+        for name in RECORDS:
+            found = client.query(f"SELECT count(), uniqExact(id), max(seq) FROM {name}").result_rows[0]
+            assert found == (40, 40, 39), "the first message of each id, once"
         client.close()
     finally:
         over.set()
@@ -260,8 +265,9 @@ def test_a_new_database_is_filled_although_progress_exists(tmp_path: Path) -> No
             process.end()
 
 
-def publish(bootstrap_servers: str, made: Made, tape: str) -> None:
-    topics = [NewTopic(name, 1, 1, config=spec.config()) for name, spec in of_tape(tape).items()]
+def publish(bootstrap_servers: str, made: Made, tape: str, only: Container[str] | None = None) -> None:
+    wanted = {name: spec for name, spec in of_tape(tape).items() if only is None or name in only}
+    topics = [NewTopic(name, 1, 1, config=spec.config()) for name, spec in wanted.items()]
     client = admin(bootstrap_servers)
     for future in client.create_topics(topics).values():
         future.result(30)
@@ -324,6 +330,31 @@ def test_from_the_broker_into_both_stores_and_reconciled(
     assert again.tables["bins"].lake_messages_missing > 0
     assert again.tables["bins"].missing > 0
     assert not again.clean
+
+
+def test_a_tape_of_a_release_without_topics_of_records_is_drained(
+    kafka: str, store: StoreProcess, client: Client, tmp_path: Path
+) -> None:
+    made = make_tape(seed=10, blocks=10, tape="older")
+    publish(kafka, made, "older", {name for name, spec in of_tape("older").items() if spec.rooted})
+    known = manifest("older")
+    stop = threading.Event()
+    reports: list[SinkReport] = []
+
+    def tell(report: SinkReport) -> None:
+        reports.append(report)
+        if report.drained({name: i.partition for name, i in known.instruments.items()}):
+            stop.set()
+
+    run_sink(
+        "clickhouse", known, "main", bootstrap_servers=kafka, target=store.url, state_dir=tmp_path / "state",
+        stop=stop, on_progress=tell,
+    )  # fmt: skip
+    assert {lane.stream: lane.behind for lane in reports[-1].lanes if lane.behind is not None} == dict.fromkeys(
+        RECORDS, 0
+    )
+    rows = sum(e.rows for e in entries(made, Lane("older", "", "main", TABLES["mbo"], 0)))
+    assert client.command("SELECT count() FROM mbo WHERE tape = 'older'") == rows
 
 
 def test_a_sink_waits_for_a_store_that_is_away_and_stops_when_asked(tmp_path: Path) -> None:
