@@ -873,7 +873,7 @@ def test_a_worker_that_leaves_in_the_past_goes_on_there(tmp_path: Path) -> None:
 
     asyncio.run(leave_early(first))
     offset, seq, _ = leaving[0]
-    assert 40 <= offset < 90
+    assert 16 <= offset < 90
     assert seq == BASE + offset
     second = Bench(tmp_path, past=FakePast(BASE, BASE + 90))
     second.app.consumer.log_start = 90
