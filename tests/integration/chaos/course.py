@@ -94,7 +94,7 @@ def strike_all(broker: EmbeddedKafka, folder: Path) -> list[dict[str, Any]]:
             total.add(attempt(fault, strikes - total.strikes, load, broker, folder / tape, tape))
             tapes += 1
             say(json.dumps({**total.figures(), "tapes": tapes}, ensure_ascii=False))
-        out.append({**total.figures(), "tapes": tapes})
+        out.append({**total.figures(), "tapes": tapes, "commit": commit()})
     return out
 
 
@@ -240,8 +240,15 @@ def table(made: dict[str, Any]) -> str:
             f"({s['messages_each']} messages each); first output of every partition after {s['first_output_p50_s']} s "
             f"(p50), {s['first_output_max_s']} s (max).",
         ]
-    lines += ["", *(f"- {name}: commit {part['commit']}, {part['seconds']} s" for name, part in made.items())]
+    lines += ["", *(f"- {name}: commit {_commits(part)}" for name, part in made.items())]
     return "\n".join(lines) + "\n"
+
+
+def _commits(part: dict[str, Any]) -> str:
+    """What a part was run at: faults may have been run one by one."""
+    result = part["result"]
+    each = result if isinstance(result, list) else []
+    return ", ".join(dict.fromkeys(fault.get("commit", part["commit"]) for fault in each)) or str(part["commit"])
 
 
 def say(text: str) -> None:
