@@ -46,7 +46,7 @@ class Claim:
 
 def worker_slot(state_dir: Path, manifest: Manifest, line: str, stages: Sequence[str], slot: int) -> FolderLock:
     """The place of one worker; to be held as long as it lives."""
-    name = f"{'-'.join(stages) or 'all'}-{slot}"
+    name = f"{'-'.join(stages)}-{slot}"
     return FolderLock(_folder(state_dir, manifest) / line / _SLOTS / name, f"worker {slot} of the same stages")
 
 

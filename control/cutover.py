@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from control.claims import Claim
+from control.claims import Claim, held_slots
 from control.groups import stages_at_work
 from control.tape_admin import TIMEOUT_S, WORKERS_TIMEOUT_S, TapeAdmin
 from runtime.codec import encode_avro
@@ -129,18 +129,20 @@ def _judge(
 
 @contextmanager
 def _nobody_works(settings: Settings, servers: str, manifest: Manifest, line: str) -> Iterator[None]:
-    """Keep everybody from starting workers here, and wait until none is left anywhere."""
-    claim = Claim(settings.state_dir, manifest, line)
+    """Keep `up` and `run` from starting workers here, and wait until none is left anywhere."""
+    state_dir = settings.state_dir
+    claim = Claim(state_dir, manifest, line)
     if not claim.take():
         raise InputError(
             f"workers run on tape {manifest.tape}, line {line}", remedy="stop `barograph up` or `run` first"
         )
     client, deadline_s = admin(servers), time.monotonic() + WORKERS_TIMEOUT_S
     try:
-        while busy := stages_at_work(client, manifest, line):
+        while (busy := stages_at_work(client, manifest, line)) or busy is None or held_slots(state_dir, manifest):
             if time.monotonic() > deadline_s:
+                whose = f" of {', '.join(sorted(busy))}" if busy else ""
                 raise InputError(
-                    f"a worker of {', '.join(sorted(busy))} runs on tape {manifest.tape}, line {line}",
+                    f"a worker{whose} {'runs' if busy is not None else 'may run'} on tape {manifest.tape}, line {line}",
                     remedy="stop it with SIGTERM, wherever it runs, then try again",
                 )
             time.sleep(0.5)

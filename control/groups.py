@@ -15,6 +15,8 @@ def stages_at_work(client: AdminClient, manifest: Manifest, line: str) -> set[st
     prefix = manifest.group(line, ())
     try:
         listed = client.list_consumer_groups(request_timeout=ANSWER_TIMEOUT_S).result()
+        if listed.errors:
+            return None
         groups = [g.group_id for g in listed.valid if g.group_id.startswith(prefix)]
         if not groups:
             return set()

@@ -180,13 +180,13 @@ class CheckedProducer:
         self._newest[topic, partition] = end, newest
         return None if newest is None else (newest.seq, newest.part)
 
-    def last(self, topic: str, partition: int) -> tuple[int, int] | None:
-        """(`seq`, `part`) of the last message of a partition; None if it is empty. One message is read."""
+    def shown(self, topic: str, partition: int) -> int:
+        """The root message that is complete with the last message of a partition; -1 if none is. One is read."""
         with contextlib.closing(consumer(self._servers)) as client:
             low, high = watermarks(client, topic, partition)
         for message in read_range(self._servers, topic, partition, max(low, high - 1), high):
-            return message.envelope.seq, message.envelope.part
-        return None
+            return message.envelope.seq - (not message.envelope.last)
+        return -1
 
     def _on_delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is not None:

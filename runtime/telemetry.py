@@ -78,6 +78,9 @@ RECONCILE_FAILURES: Final = Counter(
 _CHATTY: Final = frozenset({"aiokafka", "faust", "mode"})
 """Libraries that say the same again and again while a broker is away: 80 lines a second for each worker."""
 
+_KINDS_MAX: Final = 1_000
+"""Kinds of lines that are counted; libraries that put numbers into their texts must not fill the memory."""
+
 REPEATED_MAX: Final = 3
 REPEATED_WINDOW_S: Final = 10.0
 """The same is said three times in ten seconds at most: enough to see what is wrong and since when, and in a whole night
@@ -98,7 +101,7 @@ class Throttle(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is written."""
-        if record.name.partition(".")[0] not in _CHATTY:
+        if record.exc_info or record.name.partition(".")[0] not in _CHATTY:
             return True
         now_s, what = self._monotonic_s(), (record.name, str(record.msg)[:80])
         since_s, times = self._said.get(what, (now_s, 0))
@@ -106,6 +109,8 @@ class Throttle(logging.Filter):
             if times > REPEATED_MAX:
                 record.msg = f"{record.msg} (and {times - REPEATED_MAX} more like it in {now_s - since_s:.0f} s)"
             since_s, times = now_s, 0
+        if len(self._said) > _KINDS_MAX:
+            self._said.clear()
         self._said[what] = since_s, times + 1
         return times < REPEATED_MAX
 
@@ -120,9 +125,8 @@ def configure_logging(level: str) -> None:
     logging.Formatter.converter = time.gmtime
     for name in ("aiokafka", "numba", "asyncio", "httpx", "urllib3", "uvicorn"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    throttle = Throttle()
     for handler in logging.getLogger().handlers:
-        handler.addFilter(throttle)
+        handler.addFilter(Throttle())
 
 
 def serve_metrics(port: int, host: str = "127.0.0.1") -> None:

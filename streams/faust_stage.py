@@ -21,8 +21,8 @@ TICK_S: Final = 0.25
 
 
 TOGETHER_MAX: Final = 16
-"""Messages that a shell is given at once: half the buffer, so that Faust fills the other half meanwhile. A hand-over to
-the thread and back costs 0.1 to 0.5 ms; with one message each, that would be most of the cost of small ones."""
+"""Messages that a shell is given at once: a quarter of the buffer, so that Faust fills the rest meanwhile. A hand-over
+to the thread and back costs 0.1 to 0.5 ms; with one message each, that would be most of the cost of small ones."""
 
 
 class FaustInput:

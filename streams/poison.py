@@ -6,9 +6,10 @@ leaves, its supervisor starts it again, and the tries are counted beside the che
 
     an exception escapes   the third time at one message, it is skipped
     the process dies       without an exception (a crash in native code, killed for its memory) it cannot say where. A
-                           start that ends without progress counts; from the third on the worker is *careful*, it notes
-                           each message before it applies it, tries one at a time in the whole process, and stores its
-                           state after each. The tenth such death
+                           start that ends without progress counts; from the third on the worker is *careful*: messages
+                           whose outputs stand in the log killed nobody and are done again at full speed; of those
+                           behind them it notes each before it applies it, tries one at a time in the whole process,
+                           and stores its state after each, for 64 root messages. The tenth such death
                            skips the message that was noted
 
 A skip is written once, by a conditional put, and is input from then on: outputs are a function of the input prefix, of

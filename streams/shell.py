@@ -21,7 +21,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
@@ -101,8 +101,8 @@ class Producer(Protocol):
     def newest(self, topic: str, partition: int) -> Place | None:
         """The highest (`seq`, `part`) anywhere on a partition; None if it is empty."""
 
-    def last(self, topic: str, partition: int) -> Place | None:
-        """(`seq`, `part`) of the last message of a partition; None if it is empty."""
+    def shown(self, topic: str, partition: int) -> int:
+        """The root message that is complete with the last message of a partition; -1 if none is."""
 
 
 class Stores(Protocol):
@@ -134,9 +134,9 @@ class Timing:
 
 
 CAREFUL_MESSAGES: Final = 64
-"""Messages that a worker takes one by one where processes died before: as many as a dying process may have had in hand
-whose outputs nobody has seen. Those whose outputs stand in the log killed nobody and are done again at full speed. Each
-costs some writes to the store, so with many more a partition that was unlucky three times falls behind; a culprit
+"""Root messages that a worker takes one by one where processes died before: as many as a dying process may have had in
+hand whose outputs nobody has seen. Those whose outputs stand in the log killed nobody and are done again at full speed.
+Each costs some writes to the store, so with many more a partition that was unlucky three times falls behind; a culprit
 further on is met later, and is then nearer to the newest state."""
 
 LATELY: Final = 1 / 16
@@ -156,7 +156,7 @@ class Owned:
         attempts: attempts as they stand now; None before the first message and after leaving.
         offset, seq: the last message whose root is complete; -1 before the first.
         due_s: when the next checkpoint may be written.
-        careful: messages that are still to be taken one by one, because a process died near here.
+        careful: root messages that are still to be taken one by one, because a process died near here.
         shown: last root message whose outputs all stand in the log, as far as that was looked up; -1 if it was not.
         timestamp_ms: Kafka's timestamp of the last message applied; -1 before the first.
         moved_s: when the last message was taken, on the shell's clock; at first, when the partition was assigned.
@@ -195,6 +195,10 @@ class Owned:
     def partition(self) -> int:
         """Its number."""
         return self.state.place.partition
+
+    def verdict(self, place: Place) -> str:
+        """Why the message at a place must not be tried again; empty if it may. What is shown was tried with success."""
+        return "" if place[0] <= self.shown else self.known.verdict(place)
 
 
 class StageShell:
@@ -319,6 +323,13 @@ class StageShell:
             except (BarographError, OSError) as error:  # the others still can; whoever comes next redoes this one
                 log.warning("leaving without a checkpoint: %s", error)
 
+    def give_up(self) -> None:
+        """From any thread: the process ends before `leaving` came to its end; that is no death either."""
+        for owned in list(self._owned.values()):
+            if (attempts := owned.attempts) is not None:
+                with suppress(OSError):
+                    owned.poison.note(attempts.ended())
+
     def owned(self) -> list[Owned]:
         """The partitions that this worker owns now."""
         return list(self._owned.values())
@@ -357,8 +368,7 @@ class StageShell:
 
     def _shown(self, partition: int) -> int:
         """The last root message whose outputs all stand in the log, at least: whoever made them survived it."""
-        last = [self._producer.last(topic, partition) for topic in self._rows]
-        return min(-1 if place is None else place[0] - 1 for place in last)
+        return min(self._producer.shown(topic, partition) for topic in self._rows)
 
     def stored(self, partition: int) -> tuple[Checkpoint, Mapping[str, bytes]] | None:
         """The newest checkpoint of a partition with its pieces in this release's format; None if there is none.
@@ -449,10 +459,11 @@ class StageShell:
 
     async def _take_alone(self, owned: Owned, delivery: Delivery) -> None:
         """One message while nothing else in the process is tried, and its state stored: a process died near it."""
-        owned.careful -= 1
         async with self._alone:
+            await self.checkpoint(owned)  # what was done at full speed before it is progress, and no part of a trial
             await self._take(owned, delivery)
-            if owned.whole:
+            if owned.held and owned.whole:
+                owned.careful -= 1
                 await self.checkpoint(owned)
             if owned.held and owned.attempts is not None:  # tried and alive, but not stored: a root in parts
                 await self._note(owned, NOWHERE)
@@ -462,7 +473,7 @@ class StageShell:
         for done, delivery in enumerate(deliveries):
             message, unreadable = read(delivery)
             place = owned.state.place_of(message)
-            if unreadable or place in owned.skips or owned.known.verdict(place):
+            if unreadable or place in owned.skips or owned.verdict(place):
                 return done
             if owned.careful and place[0] > owned.shown:
                 return done
@@ -512,6 +523,10 @@ class StageShell:
             started_s: when work on it began.
             repeat_of_whole: of a repeat: whether the root before it was complete; else None.
         """
+        beyond_hole = owned.hole is not None or delivery.offset > owned.taken + 1
+        if repeat_of_whole is not None and beyond_hole:  # a repeat proves nothing about what the client left out
+            owned.whole = repeat_of_whole
+            return
         now_s = self._clock.monotonic_s()
         owned.held.append(delivery)
         owned.hole = None
@@ -536,7 +551,7 @@ class StageShell:
             return None
         place = owned.state.place_of(message)
         skip = owned.skips.get(place)
-        if skip is None and (reason := unreadable or owned.known.verdict(place)):
+        if skip is None and (reason := unreadable or owned.verdict(place)):
             skip = await self._write_skip(owned, message, reason)
         if skip is None:
             await self._note(owned, place)
@@ -592,15 +607,17 @@ class StageShell:
 
     async def _note(self, owned: Owned, place: Place) -> None:
         """Write down that work begins, and, where workers died before, at which message."""
-        innocent = owned.known.careful and place[0] <= owned.shown
         if owned.attempts is None:
-            owned.attempts = owned.known.begun(owned.seq + 1)
-            if innocent:
-                owned.attempts = owned.attempts.trying(NOWHERE)
-        elif owned.known.careful and not innocent:
-            owned.attempts = owned.attempts.trying(place)
+            attempts = owned.known.begun(owned.seq + 1)
+        elif owned.known.careful:
+            attempts = owned.attempts
         else:
             return
+        if owned.known.careful:
+            attempts = attempts.trying(NOWHERE if place[0] <= owned.shown else place)
+        if attempts == owned.attempts:
+            return
+        owned.attempts = attempts
         try:
             await self._in_thread(owned.poison.note, owned.attempts)
         except OSError as error:  # a full disk must not stop what needs none

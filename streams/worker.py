@@ -87,7 +87,6 @@ def run_stages(
     admit(manifest)
     config = known.config
     stages = [make(config) for name, make in STAGES.items() if name in names or not names]
-    Thread(target=warm, name="warm", daemon=True).start()  # loads the kernels while Faust waits to join its group
     group = manifest.group(line, [stage.name for stage in stages])
     app = make_app(group, settings.bootstrap_servers, settings.data_dir / "faust" / group, member=f"{group}-{slot}")
     alone = asyncio.Lock()
@@ -112,23 +111,45 @@ def run_stages(
     for shell in shells:
         _refuse_what_cannot_go_on(shell, settings.bootstrap_servers)
         attach(app, shell)
-    Watch(shells, settings.bootstrap_servers, clock).start()
+    watch = Watch(shells, settings.bootstrap_servers, clock)
+    Thread(target=_warm, args=(watch,), name="warm", daemon=True).start()
     serve_metrics(settings.metrics_port)
     level = logging.getLevelName(logging.getLogger().level).lower()
-    Worker(app, loglevel=level, redirect_stdouts=False, override_logging=False).execute_from_commandline()
+    worker = Worker(app, loglevel=level, redirect_stdouts=False, override_logging=False)
+    worker.shells = shells
+    worker.execute_from_commandline()
+
+
+def _warm(watch: Watch) -> None:
+    """Load the kernels while Faust waits to join its group; where they must be compiled, nobody calls that a stall."""
+    try:
+        warm()
+    finally:
+        watch.start()
 
 
 class Worker(faust.Worker):
     """Faust's worker, which leaves in time: an orderly end waits for the broker, and one that is away never answers.
 
     When all services have ended, it waits another second for tasks that never end; these are cancelled at once.
+
+    Attributes:
+        shells: the stages that it runs.
     """
 
+    shells: Sequence[StageShell] = ()
+
     def _schedule_shutdown(self, signal: Any) -> None:
-        deadline = Timer(LEAVE_S, os._exit, (EXIT_CODE,))
-        deadline.daemon = True
-        deadline.start()
+        for seconds, leave in ((LEAVE_S, self._give_up), (LEAVE_S + 2, os._exit)):
+            deadline = Timer(seconds, leave, (EXIT_CODE,))
+            deadline.daemon = True
+            deadline.start()
         super()._schedule_shutdown(signal)
+
+    def _give_up(self, code: int) -> None:
+        for shell in self.shells:
+            shell.give_up()
+        os._exit(code)
 
     def _gather_all(self) -> None:
         for task in asyncio.all_tasks(self.loop):

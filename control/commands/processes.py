@@ -83,7 +83,7 @@ def stage(
             raise UsageError(f"there is no stage {name!r}", remedy=f"use one of: {', '.join(STAGES)}")
     settings = _with_broker(options.settings(data_dir=data, bootstrap_servers=bootstrap_servers, lake_url=lake_url))
     watch_lifeline()
-    named = names or ()
+    named = [one for one in STAGES if not names or one in names]
 
     def admit(manifest: Manifest) -> None:
         worker_slot(settings.state_dir, manifest, line, named, slot).acquire()

@@ -153,10 +153,10 @@ class SimProducer:
         records = self._broker.partition(topic, partition).records
         return max(((r.envelope.seq, r.envelope.part) for r in records), default=None)
 
-    def last(self, topic, partition):
+    def shown(self, topic, partition):
         self._process.step()
         records = self._broker.partition(topic, partition).records
-        return (records[-1].envelope.seq, records[-1].envelope.part) if records else None
+        return records[-1].envelope.seq - (not records[-1].envelope.last) if records else -1
 
     def fail(self, why):
         """The client has met an error that stays."""

@@ -240,7 +240,7 @@ def table(made: dict[str, Any]) -> str:
             f"({s['messages_each']} messages each); first output of every partition after {s['first_output_p50_s']} s "
             f"(p50), {s['first_output_max_s']} s (max).",
         ]
-    lines += ["", *(f"- {name}: commit {_commits(part)}" for name, part in made.items())]
+    lines += ["", *(f"- {name}: commit {_commits(part)}{part.get('remark', '')}" for name, part in made.items())]
     return "\n".join(lines) + "\n"
 
 

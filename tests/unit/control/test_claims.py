@@ -55,7 +55,7 @@ def test_workers_are_seen_wherever_they_were_started(tmp_path: Path) -> None:
     assert held_slots(tmp_path, other) == []
     with pytest.raises(FolderInUseError):
         worker_slot(tmp_path, manifest, "main", ["books"], 0).acquire(0)
-    worker_slot(tmp_path, manifest, "main", [], 0).acquire()  # all stages: another group, another place
+    worker_slot(tmp_path, manifest, "main", ["books", "bars"], 0).acquire()  # another group, another place
     mine.release()
     second.release()
-    assert [path.parent.name for path in held_slots(tmp_path, manifest)] == ["all-0"]
+    assert [path.parent.name for path in held_slots(tmp_path, manifest)] == ["books-bars-0"]

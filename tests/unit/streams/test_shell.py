@@ -79,7 +79,8 @@ class FakeProducer:
         self.while_flushing: Callable[[], None] = lambda: None
         self.refuses = False
         self.sent: list[Outgoing] = []
-        self.shown: tuple[int, int] | None = None
+        self.there: tuple[int, int] | None = None
+        self.complete = -1
 
     def send(self, message: Outgoing) -> None:
         if self.refuses:
@@ -88,10 +89,10 @@ class FakeProducer:
         self.events.append(("send", message.envelope.seq))
 
     def newest(self, topic: str, partition: int) -> tuple[int, int] | None:
-        return self.shown
+        return self.there
 
-    def last(self, topic: str, partition: int) -> tuple[int, int] | None:
-        return self.shown
+    def shown(self, topic: str, partition: int) -> int:
+        return self.complete
 
     def flush(self) -> None:
         self.events.append("flush")
@@ -514,6 +515,39 @@ def test_what_was_buffered_before_an_assignment_is_forgiven_until_the_seek_takes
     assert bench.happened("ack") == [("ack", 0), ("ack", 1)]
 
 
+def test_a_repeat_behind_a_hole_does_not_hide_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, source=topics.BINS)
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0, seq=BASE))
+        await bench.tick(2)
+        await bench.take(bench.raw(2, seq=BASE + 2), bench.raw(3, seq=BASE))
+        with pytest.raises(HoleError):
+            await bench.tick(3 + HOLE_PATIENCE_S)
+
+    asyncio.run(scenario())
+    assert bench.stored() == (0, BASE, b"1")
+    assert bench.happened("ack") == [("ack", 0)]
+
+
+def test_a_repeat_behind_what_the_client_left_out_does_not_hide_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, source=topics.BINS)
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0, seq=BASE))
+        await bench.tick(2)
+        await bench.take(bench.raw(2, seq=BASE))  # and 1 never came
+        await bench.tick(3)
+        assert bench.stored() == (0, BASE, b"1")
+        await bench.take(bench.raw(3, seq=BASE + 1), bench.raw(4, seq=BASE))
+        await bench.tick(4)
+
+    asyncio.run(scenario())
+    assert bench.stored() == (4, BASE + 1, b"2")
+
+
 def test_a_hole_that_stays_is_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
 
@@ -627,7 +661,7 @@ def test_headers_of_a_derived_message_hold_its_place_and_cannot_be_skipped(tmp_p
 
 def test_what_outputs_show_already_is_never_skipped(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    bench.producer.shown = (BASE + 1, 0)
+    bench.producer.there = (BASE + 1, 0)
 
     async def scenario() -> None:
         await bench.assign()
@@ -731,7 +765,7 @@ def test_a_careful_worker_does_again_at_full_speed_what_killed_nobody(tmp_path: 
     """Processes died here; but the outputs of three messages stand in the log, so those three are innocent."""
     bench = Bench(tmp_path)
     bench.stores.poison(0).note(Attempts(start=BASE, deaths=3, at=(BASE, 0)))
-    bench.producer.shown = (BASE + 3, 0)
+    bench.producer.complete = BASE + 2
 
     async def scenario() -> None:
         await bench.assign()
@@ -741,8 +775,21 @@ def test_a_careful_worker_does_again_at_full_speed_what_killed_nobody(tmp_path: 
         await bench.take(bench.raw(3), bench.raw(4))
 
     asyncio.run(scenario())
-    assert bench.happened("save") == [("save", 3), ("save", 4)]
+    assert bench.happened("save") == [("save", 2), ("save", 3), ("save", 4)]
     assert bench.stores.poison(0).attempts().at == (BASE + 4, 0)
+
+
+def test_what_was_tried_with_success_is_not_blamed_for_a_later_death(tmp_path: Path) -> None:
+    """A root in parts has no state in between; while its next part is waited for, none of them is being tried."""
+    bench = Bench(tmp_path, source=topics.BINS)
+    bench.stores.poison(0).note(Attempts(start=BASE, deaths=3, at=(BASE, 5)))
+
+    async def scenario() -> None:
+        await bench.assign()
+        await bench.take(bench.raw(0, seq=BASE, part=0, last=False), bench.raw(1, seq=BASE, part=1, last=False))
+
+    asyncio.run(scenario())
+    assert bench.stores.poison(0).attempts() == Attempts(start=BASE, deaths=4, at=NOWHERE)
 
 
 def test_a_full_disk_keeps_the_state_in_memory_until_there_is_room(tmp_path: Path) -> None:
