@@ -450,7 +450,7 @@ class StageShell:
         while owned.generation == self._generation and not owned.left:
             some: Sequence[Delivery] = await self._aside(list, islice(messages, PAST_TOGETHER))
             if not some:
-                owned.behind = 0
+                owned.taken, owned.behind = max(owned.taken, owned.behind - 1), 0  # what the log delivers comes next
                 return
             while some and owned.generation == self._generation and not owned.left:
                 some = some[await self._take_some(owned, some) :]
