@@ -14,7 +14,7 @@ from engine.gold import GoldConfig
 from engine.order_index import home
 from engine.state import ADD, BID_DEPTH, A, J, V
 from engine.warm import warm
-from schemas.mbo import F_LAST, F_SNAPSHOT, MBO_DTYPE
+from schemas.mbo import F_LAST, F_MBP, F_SNAPSHOT, MBO_DTYPE
 from schemas.units import UNDEF_PRICE
 
 TICK = 1_000_000_000
@@ -282,3 +282,19 @@ def test_a_book_of_too_many_orders_is_refused(monkeypatch):
     with pytest.raises(TooManyOrdersError) as caught:
         engine.apply(records)
     assert caught.value.orders_max == 1_024
+
+
+@pytest.mark.parametrize("flags", [0, F_MBP])
+def test_a_fill_whose_change_of_the_order_is_still_to_come_survives_a_snapshot(flags):
+    """A venue reports a fill before the cancel or modify that carries it out; a state may be stored in between."""
+    book = [record(b"A", b"B", 1, 10, 4, SECOND, F_LAST | flags), record(b"A", b"A", 2, 12, 3, SECOND, F_LAST | flags)]
+    fill = record(b"F", b"B", 1, 10, 3, SECOND + 5, flags)
+    rest = [record(b"C", b"B", 1, 10, 3, SECOND + 5, F_LAST | flags), record(b"A", b"A", 9, 13, 1, 2 * SECOND)]
+    engine = Engine(EngineConfig(tick_px=TICK))
+    engine.apply(np.concatenate([*book, fill]))
+    other = Engine.restore(engine.snapshot())
+    assert other.snapshot() == engine.snapshot()
+    ours, theirs = feed(engine, *rest), feed(other, *rest)
+    assert all(np.array_equal(ours[name], theirs[name], equal_nan=True) for name in ours)
+    assert other.digest() == engine.digest()
+    assert other.counters == engine.counters
