@@ -14,6 +14,8 @@ from control.embedded.folder_lock import FolderLock
 from runtime.errors import FolderInUseError
 from runtime.tapes import Manifest
 
+_SLOTS: Final = "slots"
+
 
 class Claim:
     """The right to start the workers of one tape and line.
@@ -63,9 +65,6 @@ def is_locked(path: Path) -> bool:
         except OSError:
             return True
     return False
-
-
-_SLOTS: Final = "slots"
 
 
 def _folder(state_dir: Path, manifest: Manifest) -> Path:
