@@ -26,6 +26,10 @@ DELIVERY_TIMEOUT_S: Final = 120.0
 """How long a producer waits while the broker confirms nothing. A broker restart after a kill takes 5 to 15 s; below
 that a restart would fail runs that could go on, far above it a dead broker looks like a slow one."""
 
+REPORTS_EVERY: Final = 16
+"""Messages sent between two looks at delivery reports. A look gives the interpreter lock away and waits to get it back:
+one for each message was a tenth of a stage's time. A failure is noticed by so many messages later, or by `flush`."""
+
 FLUSH_LOOK_S: Final = 1.0
 """How often a flush that waits looks whether it has waited long enough."""
 
@@ -138,7 +142,8 @@ class CheckedProducer:
         while not self._produce(message):
             self._producer.poll(0.1)
             self._refuse_failures()
-        self._producer.poll(0)
+        if self.sent % REPORTS_EVERY == 0:
+            self._producer.poll(0)
 
     def flush(self) -> None:
         """Wait until every message is confirmed.
@@ -196,9 +201,14 @@ class CheckedProducer:
             self.confirmed += 1
             self.confirmed_bytes += len(message.value() or b"")
 
+    def _stands_still(self) -> bool:
+        return self.sent != self.confirmed and time.monotonic() - self._moved_s > self._timeout_s
+
     def _refuse_failures(self) -> None:
-        waiting = self.sent - self.confirmed
-        if not self._failures and waiting and time.monotonic() - self._moved_s > self._timeout_s:
+        if self._stands_still():
+            self._producer.poll(0)  # whoever sends seldom has not looked at the reports since
+        if not self._failures and self._stands_still():
+            waiting = self.sent - self.confirmed
             self._failures = [("all topics", -1, f"no answer for {self._timeout_s:g} s")] * waiting
         if self._failures:
             topic, partition, reason = self._failures[0]

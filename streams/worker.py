@@ -7,6 +7,7 @@ checkpoints. So a stage that gets a worker of its own goes on from the states it
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from threading import Thread, Timer
@@ -37,6 +38,10 @@ LEAVE_S: Final = 5.0
 """How long an orderly end may take. With a broker it takes 2 s; without one its last confirmations would be waited for
 until `DELIVERY_TIMEOUT_S`. Whoever comes next redoes what was not confirmed, as after a `kill -9`. Much shorter would
 cut checkpoints of a busy machine, longer than 10 s meets the patience of supervisors."""
+
+SWITCH_S: Final = 0.001
+"""How long the event loop may keep the interpreter lock from a stage's thread that comes back from a kernel. Python's
+own 5 ms are longer than the work on a message; a tenth of this costs more in switches than it saves."""
 
 
 class StageStores:
@@ -117,6 +122,7 @@ def run_stages(
     level = logging.getLevelName(logging.getLogger().level).lower()
     worker = Worker(app, loglevel=level, redirect_stdouts=False, override_logging=False)
     worker.shells = shells
+    sys.setswitchinterval(SWITCH_S)
     worker.execute_from_commandline()
 
 

@@ -226,7 +226,7 @@ class Encoder:
         cached = self._cache.get(key)
         if cached is not None:
             return cached
-        made: bytes = self._arrow.batch(select(block, self.layout, start, stop)).serialize().to_pybytes()
+        made = self._arrow.message(select(block, self.layout, start, stop))
         self.encoded += 1
         self._cache[key] = made
         self._cache_bytes += len(made)

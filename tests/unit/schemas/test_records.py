@@ -5,6 +5,7 @@ import sys
 
 import databento_dbn
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,20 @@ def test_arrow_round_trip_and_hash_do_not_depend_on_the_cut(row: tuple[columns.C
     changed = columns.RowHash(row)
     changed.update(table)
     assert changed.hexdigest() != whole.hexdigest()
+
+
+@pytest.mark.parametrize("row", [bins.columns(2), trades.COLUMNS, bars.COLUMNS])
+def test_streams_and_messages_are_those_of_arrow_itself(row: tuple[columns.Column, ...]) -> None:
+    rng, encoder = np.random.default_rng(2), columns.ArrowRows(row, {"stream": "any"})
+    for rows in (1, 0, 7, 64, 7, 1, 500):  # a row count again: now with what was kept of the first
+        table = columns.empty_table(row, rows)
+        for array in table.values():
+            array[...] = rng.integers(-100, 100, array.shape)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, encoder.schema) as writer:
+            writer.write_batch(encoder.batch(table))
+        assert encoder.stream(table) == sink.getvalue().to_pybytes()
+        assert encoder.message(table) == encoder.batch(table).serialize().to_pybytes()
 
 
 def test_arrow_of_another_type_is_refused() -> None:
