@@ -224,7 +224,7 @@ class SinkRunner:
                                 self._write(state, store, stop)
                         # 5. Tell how far we are.
                         self._ask_ends(client)
-                        self._tell(store, on_progress)
+                        self._tell(store, on_progress, stop)
         except StoppedError:
             log.info("%s stopped while it waited for its target; it will do the same again", self._sink.name)
         finally:
@@ -262,7 +262,7 @@ class SinkRunner:
 
     def _write(self, state: _LaneState, store: ProgressStore, stop: Event) -> None:
         """Write what a lane holds, so that a crash at any point is mended by doing the same again."""
-        batch = Batch(state.lane, tuple(state.entries))
+        batch = Batch(state.lane, tuple(state.entries), repeat=state.progress.plan is not None)
         # 1. Write down the range, so that a repeat is the same batch under the same name.
         state.progress = state.progress.planning(batch)
         store.save(state.lane, state.progress)
@@ -315,7 +315,7 @@ class SinkRunner:
                 return None
         return to_message(raw)
 
-    def _tell(self, store: ProgressStore, on_progress: Callable[[SinkReport], None] | None) -> None:
+    def _tell(self, store: ProgressStore, on_progress: Callable[[SinkReport], None] | None, stop: Event) -> None:
         if on_progress is None:
             return
         reports = [self._report(state.lane, state.progress) for state in self._lanes.values()]
@@ -328,7 +328,7 @@ class SinkRunner:
         report = SinkReport(self._sink.name, tuple(reports))
         if report != self._told:
             self._told = report
-            on_progress(report)
+            patiently(lambda: on_progress(report), "telling how far it is", stop)  # its disk may be full too
 
 
 def run_sink(
