@@ -42,15 +42,15 @@ PLAN: Final[Sequence[tuple[Fault, int]]] = (
     (faults.NONE, 1),
     (faults.CUT, 10),
     (faults.BEYOND, 5),
-    (faults.KILL_SINK, KILLS),
-    (faults.KILL_STORE, KILLS),
-    (faults.KILL_LAKE, 5),
-    (faults.S3_ERRORS, 5),
-    (faults.S3_KILL, 5),
-    (faults.S3_SILENT, 1),
     (faults.STORE_FULL, 2),
     (faults.LAKE_FULL, 2),
+    (faults.KILL_SINK, KILLS),
+    (faults.KILL_STORE, KILLS),
+    (faults.S3_KILL, 5),
+    (faults.S3_ERRORS, 3),
+    (faults.S3_SILENT, 1),
     (faults.SILENT, 1),
+    (faults.KILL_LAKE, 5),
     (faults.OUTAGE, 1),
     (faults.LONG_OUTAGE, 1),
 )
@@ -113,8 +113,10 @@ def backlog(kafka: str, folder: Path) -> dict[str, Any]:
         time.sleep(AWAY_S)
         took_s = world.start_store()
         begun_s, offered, had = time.monotonic(), world.feed.records, seen[-1][2]
+        before = _cpu_s(world)
         until(lambda: world.feed.records - seen[-1][2] < OFFERED, "the backlog is gone", 600)
         fell_s, came, wrote = time.monotonic() - begun_s, world.feed.records - offered, seen[-1][2] - had
+        cpu = {name: round(taken - before[name], 1) for name, taken in _cpu_s(world).items()}
         peak_mb = world.gauge.memory_mb["clickhouse"]
         world.feed.finish()
         until(lambda: world.gauge.told("clickhouse")["drained"], "drained", 600)
@@ -128,10 +130,21 @@ def backlog(kafka: str, folder: Path) -> dict[str, Any]:
         "gone_after_s": round(fell_s, 2),
         "written_per_s": round(wrote / fell_s),
         "falls_by_per_s": round((wrote - came) / fell_s),
+        "cpu_s": cpu,
         "memory_mb": peak_mb,
         "reconcile": told,
         "load_average": os.getloadavg()[0],
     }
+
+
+def _cpu_s(world: SinkWorld) -> dict[str, float]:
+    """CPU that the sink, the store and the whole machine have taken, s."""
+    tick = os.sysconf("SC_CLK_TCK")
+    out = {"machine": sum(map(int, Path("/proc/stat").read_text().split()[1:4])) / tick}
+    for name, pid in world.parts.pids().items():
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        out[name] = (int(words[11]) + int(words[12])) / tick
+    return out
 
 
 def restart(kafka: str, folder: Path) -> dict[str, Any]:
@@ -236,7 +249,9 @@ def page(made: dict[str, Any]) -> str:
             f"Backlog: {b['offered_per_s']:,} records/s offered, store away for {b['away_s']} s, "
             f"{b['backlog_records']:,} records behind; gone after {b['gone_after_s']} s: {b['written_per_s']:,} "
             f"written a second, the backlog falls by {b['falls_by_per_s']:,} records/s (wanted: {FALL:,.0f}), "
-            f"{b['memory_mb']} MiB. Load average {b['load_average']:.1f}.",
+            f"{b['memory_mb']} MiB. CPU meanwhile: sink {b['cpu_s']['clickhouse']} s, store {b['cpu_s']['store']} s, "
+            f"all programs of the machine {b['cpu_s']['machine']} s. "
+            f"Load average {b['load_average']:.1f}.",
         ]
     if "restart" in made:
         r = made["restart"]["result"]
