@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo bench peers test test-long chaos simulate evidence coverage style docs lock clean
+.PHONY: help setup browser demo bench peers test test-long chaos chaos-sinks simulate evidence coverage style docs lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -47,6 +47,9 @@ test-long: setup browser ## soak and large seed counts
 
 chaos: setup ## every fault on a real broker, determinism, first starts; a table in docs/evidence; takes an hour
 	@$(BIN)/python -m tests.integration.chaos.course $(ARGS)
+
+chaos-sinks: setup ## every fault of the sinks on a real broker, store and bucket; a table in docs/evidence; takes an hour
+	@$(BIN)/python -m tests.integration.chaos.sink_course $(ARGS)
 
 evidence: setup ## 50,000 random examples of the engine against its oracle, logged in docs/evidence; takes long
 	@$(BIN)/python tests/property/evidence.py

@@ -104,10 +104,17 @@ def is_whole(message: Message) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A contiguous range of a lane's messages; never empty."""
+    """A contiguous range of a lane's messages; never empty.
+
+    Attributes:
+        lane: which lane.
+        entries: the messages.
+        repeat: whether it may have been written before: a plan for it was found, and nothing says how that ended.
+    """
 
     lane: Lane
     entries: Sequence[Entry]
+    repeat: bool = field(default=False, compare=False)
 
     @property
     def first(self) -> Place:

@@ -50,11 +50,11 @@ class Batcher:
         """Whether it must be written before another message is taken."""
         return self.rows >= self.limits.rows or self.bytes >= self.limits.bytes
 
-    def due(self, now_s: float) -> bool:
-        """Whether it should be written now."""
+    def due(self, now_s: float, age_min_s: float = 0.0) -> bool:
+        """Whether it should be written now; for its age not before `age_min_s`."""
         if self.since_s is None:
             return False
-        return self.urgent or self.full() or now_s - self.since_s >= self.limits.age_s
+        return self.urgent or self.full() or now_s - self.since_s >= max(self.limits.age_s, age_min_s)
 
     def clear(self) -> None:
         """Start the next batch."""

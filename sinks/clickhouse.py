@@ -10,6 +10,11 @@ one record batch with block limits out of its way, so that the server sees one b
 Of records, which several producers may say again, a block holds the first of each id: the sink asks which ids of the
 batch stand in the table under numbers *before* the batch. Those rows are confirmed and stay, so a repeat of the batch
 gets the same answer, and is the same block.
+
+Before an insert is repeated, the table is asked whether the rows are there. A block is one part of the table, so they
+are there all or not at all. Thereby a repeat leaves nothing double even when its token is gone: pushed out of the
+window by others' inserts, or never written because the disk was full in that moment. The token answers for what a
+question cannot see, a first try that still runs.
 """
 
 import io
@@ -54,6 +59,7 @@ part, or a laptop that slept, takes some. Shorter would repeat inserts that are 
 INSERT_SETTINGS: Final = {
     "async_insert": 0,  # an acknowledgement must mean "written", and tokens belong to synchronous inserts
     "insert_deduplicate": 1,
+    "optimize_on_insert": 0,  # looks for rows to replace within the block: there are none, and it takes half the time
     "max_insert_block_size": 1 << 40,
     "min_insert_block_size_rows": 1 << 40,
     "min_insert_block_size_bytes": 1 << 40,
@@ -70,11 +76,12 @@ _OURS: Final = (DataError, InterfaceError, NotSupportedError, ProgrammingError)
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """One insert: table, its columns, an Arrow stream of one record batch, and the name of the block."""
+    """One insert: table, its columns, an Arrow stream of one record batch, its rows, and the name of the block."""
 
     table: str
     columns: tuple[str, ...]
     body: bytes
+    rows: int
     token: str
 
 
@@ -131,7 +138,7 @@ def build_insert(batch: Batch, known: Container[str] = frozenset()) -> Insert | 
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows, max_chunksize=rows.num_rows)
-    return Insert(batch.lane.table.name, tuple(rows.schema.names), sink.getvalue(), batch.token)
+    return Insert(batch.lane.table.name, tuple(rows.schema.names), sink.getvalue(), rows.num_rows, batch.token)
 
 
 class ClickHouseSink:
@@ -154,12 +161,21 @@ class ClickHouseSink:
         return self._persist("tables", stop, lambda: apply_ddl(self._connected()).identity)
 
     def write(self, batch: Batch, stop: Event) -> None:
-        """Insert a batch; a repeat of it is dropped by the server."""
+        """Insert a batch; one that is there already is left as it is."""
         table = batch.lane.table
         known = self._persist(batch.token, stop, lambda: self._known(batch)) if table.record else frozenset()
         insert = build_insert(batch, known)
-        if insert is not None:
-            self._persist(insert.token, stop, lambda: self._insert(insert))
+        if insert is None:
+            return
+        tries = int(batch.repeat)
+
+        def once() -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1 or not self._stands(batch, insert.rows):
+                self._insert(insert)
+
+        self._persist(insert.token, stop, once)
 
     def _persist(self, what: str, stop: Event, work: Callable[[], T]) -> T:
         """Do something until the server confirms it."""
@@ -178,6 +194,25 @@ class ClickHouseSink:
             settings={**INSERT_SETTINGS, "insert_deduplication_token": insert.token},
             fmt="ArrowStream",
         )
+
+    def _stands(self, batch: Batch, rows: int) -> bool:
+        """Whether the rows of a batch are in its table."""
+        lane = batch.lane
+        found = self._connected().query(
+            f"SELECT uniqExact(seq, part, row) FROM {lane.table.name} WHERE tape = {{tape:String}} "
+            "AND line = {line:String} AND partition = {at:Int32} AND seq >= {first:Int64} AND seq <= {last:Int64} "
+            "AND (seq > {first:Int64} OR part >= {part:Int32}) AND (seq < {last:Int64} OR part <= {last_part:Int32})",
+            parameters={
+                "tape": lane.tape,
+                "line": lane.row_line,
+                "at": lane.partition,
+                "first": batch.first[0],
+                "part": batch.first[1],
+                "last": batch.last[0],
+                "last_part": batch.last[1],
+            },
+        )
+        return bool(found.result_rows[0][0] == rows)
 
     def _known(self, batch: Batch) -> frozenset[str]:
         """Ids of a batch's records that stand in the table under numbers before it."""

@@ -143,11 +143,19 @@ class ProgressStore:
         self._stop = stop or Event()
 
     def claim(self, lane: Lane) -> bool:
-        """Become the only writer of a lane on this machine until `close`; whether that worked."""
+        """Become the only writer of a lane on this machine until `close`; whether that worked.
+
+        Raises:
+            StoppedError: the disk is full, and `stop` was set.
+        """
         folder, _, name = self._name(lane).rpartition("/")
         path = self._local.path(f"{folder}/.{name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+        def opened() -> int:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+        handle = patiently(opened, f"claim of {lane.topic}[{lane.partition}]", self._stop)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -184,7 +192,7 @@ class ProgressStore:
             raise ForeignProgressError(self._sink, lane)
         self._known[name] = data
         if self._local is not self._objects:
-            self._local.put(name, data)
+            patiently(lambda: self._local.put(name, data), f"copy of {name}", self._stop)
 
     def _name(self, lane: Lane) -> str:
         return f"{self._prefix}/{lane.tape_id}/{lane.row_line}/{lane.table.name}-{lane.partition:05d}.json"

@@ -106,11 +106,13 @@ def _raw_column(records: np.ndarray, name: str) -> pa.Array:
 
 def _derived_rows(entries: Sequence[Entry], columns: Sequence[Column]) -> pa.Table:
     batches: list[pa.RecordBatch] = []
+    checked: pa.Schema | None = None
     for entry in entries:
         found = _decoded(entry)
         for batch in found:
-            _check_columns(entry, batch.schema, columns)
-            _check_nulls(entry, batch)
+            if checked is None or not batch.schema.equals(checked):
+                _check_columns(entry, batch.schema, columns)
+                checked = batch.schema
         if sum(batch.num_rows for batch in found) != entry.rows:
             raise BadMessageError(entry, f"the value does not hold the {entry.rows} rows that its header says")
         batches += found
@@ -120,7 +122,12 @@ def _derived_rows(entries: Sequence[Entry], columns: Sequence[Column]) -> pa.Tab
     widths = {batch.schema.remove_metadata() for batch in batches}
     if len(widths) > 1:
         raise BadMessageError(entries[-1], "rows of two grid widths stand in one batch")
-    return pa.Table.from_batches(batches).replace_schema_metadata(None).combine_chunks()
+    table = pa.Table.from_batches(batches).replace_schema_metadata(None).combine_chunks()
+    if _has_nulls(table):
+        for entry in entries:
+            for batch in _decoded(entry):
+                _check_nulls(entry, batch)
+    return table
 
 
 def _decoded(entry: Entry) -> list[pa.RecordBatch]:
@@ -139,6 +146,12 @@ def _check_columns(entry: Entry, schema: pa.Schema, columns: Sequence[Column]) -
             raise BadMessageError(entry, f"column {actual[0]} ({actual[1]}) stands where {declared[0]} is declared")
     if len(wanted) != len(found):
         raise BadMessageError(entry, f"{len(found)} columns, declared are {len(wanted)}")
+
+
+def _has_nulls(table: pa.Table) -> bool:
+    """Whether any cell is null, in vectors too."""
+    chunks = (chunk for column in table.columns for chunk in column.chunks)
+    return any(c.null_count or (pa.types.is_fixed_size_list(c.type) and c.flatten().null_count) for c in chunks)
 
 
 def _check_nulls(entry: Entry, batch: pa.RecordBatch) -> None:

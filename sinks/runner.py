@@ -1,13 +1,16 @@
 """The pipeline of every sink: consume, judge, batch, plan, write, advance.
 
 One process serves one tape and line with one sink, all streams in one loop. There is no consumer group: partitions are
-assigned explicitly and read from where the sink's own progress says. While a write is retried nothing is consumed;
-Kafka keeps what waits and the client's queue is bounded, so memory is too.
+assigned explicitly and read from where the sink's own progress says. One batch is written at a time; meanwhile the next
+is taken and judged, in a thread beside, so that this process and the store work at once. When that one is due as well,
+nothing is consumed until the first is confirmed; Kafka keeps what waits and the client's queue is bounded, so memory is
+too.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +45,11 @@ POLL_S: Final = 0.05
 
 POLL_MESSAGES: Final = 16
 """Messages taken at once; at 4 MiB a message they are 64 MiB, which is what the client's own queue holds."""
+
+BEHIND_AGE_S: Final = 5.0
+"""Age at which a batch is due while more messages wait than are taken at once. Whoever is behind has no fresh rows to
+show, and small blocks cost as much as large ones: with half a second, bins, trades and bars took half of a store's time
+while raw rows waited. Longer would show in the lanes that are not behind."""
 
 LOOK_S: Final = 0.5
 """How often the progress of a lane that another process writes is looked at."""
@@ -140,16 +148,26 @@ class _LaneState:
         self.entries.append(entry)
         self.batcher.add(entry.rows, len(message.value), now_s, urgent=envelope.kind == "end" and last)
 
-    def due(self, now_s: float) -> bool:
+    def due(self, now_s: float, *, behind: bool = False) -> bool:
         """Whether to write now: where the plan ends if there is one, else as the batcher says."""
         plan = self.progress.plan
         if plan is None:
-            return self.batcher.due(now_s)
+            return self.batcher.due(now_s, BEHIND_AGE_S if behind else 0.0)
         return bool(self.entries) and (self.entries[-1].seq, self.entries[-1].part) == plan[1]
 
     def must_write(self) -> bool:
         """Whether no further message may join the batch."""
         return self.batcher.full() if self.progress.plan is None else self.due(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _UnderWay:
+    """The batch that is being written: its lane, what is expected after it, and how it ends."""
+
+    state: _LaneState
+    batch: Batch
+    next_place: Place
+    written: "Future[None]"
 
 
 class SinkRunner:
@@ -165,6 +183,7 @@ class SinkRunner:
         open_consumer: makes the Kafka client from the servers' addresses.
         tables: what is read.
         progress: where progress is kept if not in `state`.
+        ahead: whether the next batch is taken while one is written.
     """
 
     def __init__(
@@ -178,8 +197,12 @@ class SinkRunner:
         open_consumer: Callable[[str], Any] = consumer,
         tables: Iterable[TableSpec] = tuple(TABLES.values()),
         progress: ObjectStore | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
         self._sink = sink
+        self._writer = ThreadPoolExecutor(1, "writer") if ahead else None
+        self._under_way: _UnderWay | None = None
         self._manifest = manifest
         self._line = line
         self._bootstrap_servers = bootstrap_servers
@@ -198,6 +221,8 @@ class SinkRunner:
     def run(self, stop: Event, on_progress: Callable[[SinkReport], None] | None = None) -> None:
         """Serve until `stop` is set. What is held then is read again next time.
 
+        When this raises it has set `stop`, so that a write that still waits for its target ends too.
+
         Raises:
             BarographError: a hole, a conflict, a message or a target that cannot go on.
         """
@@ -211,7 +236,8 @@ class SinkRunner:
                     client.assign([self._start_of(state) for state in self._lanes.values()])
                     while not stop.is_set():
                         # 3. Take what there is; judge each message: repeats go, holes stop us, the rest is held.
-                        for raw in client.consume(POLL_MESSAGES, POLL_S):
+                        found = client.consume(POLL_MESSAGES, POLL_S)
+                        for raw in found:
                             if (message := self._usable(raw)) is None:
                                 continue
                             state = self._lanes[message.topic, message.partition]
@@ -220,14 +246,21 @@ class SinkRunner:
                                 self._write(state, store, stop)
                         # 4. Write what is old enough or ended: plan, write, advance.
                         for state in self._lanes.values():
-                            if state.due(self._clock.monotonic_s()):
+                            if state.due(self._clock.monotonic_s(), behind=len(found) == POLL_MESSAGES):
                                 self._write(state, store, stop)
+                        self._advance(store, wait=False)
                         # 5. Tell how far we are.
                         self._ask_ends(client)
-                        self._tell(store, on_progress)
+                        self._tell(store, on_progress, stop)
+                    self._advance(store)
         except StoppedError:
             log.info("%s stopped while it waited for its target; it will do the same again", self._sink.name)
+        except BaseException:
+            stop.set()
+            raise
         finally:
+            if self._writer is not None:
+                self._writer.shutdown()
             self._sink.close()
 
     def _claim_lanes(self, store: ProgressStore) -> None:
@@ -262,20 +295,39 @@ class SinkRunner:
 
     def _write(self, state: _LaneState, store: ProgressStore, stop: Event) -> None:
         """Write what a lane holds, so that a crash at any point is mended by doing the same again."""
-        batch = Batch(state.lane, tuple(state.entries))
+        self._advance(store)
+        batch = Batch(state.lane, tuple(state.entries), repeat=state.progress.plan is not None)
         # 1. Write down the range, so that a repeat is the same batch under the same name.
-        state.progress = state.progress.planning(batch)
-        store.save(state.lane, state.progress)
-        # 2. Write the data, and wait until it is confirmed.
+        store.save(state.lane, state.progress.planning(batch))
+        state.progress = replace(state.progress, plan=None)  # what is held next is another batch
+        # 2. Write the data, and wait until it is confirmed; meanwhile the next batch is taken.
+        written: Future[None] = Future()
+        if self._writer is not None:
+            written = self._writer.submit(self._write_data, batch, stop)
+        else:
+            self._write_data(batch, stop)
+            written.set_result(None)
+        self._under_way = _UnderWay(state, batch, (state.sequence.next_seq, state.sequence.next_part), written)
+        state.entries.clear()
+        state.batcher.clear()
+        # 3. Advance.
+        self._advance(store, wait=self._writer is None)
+
+    def _write_data(self, batch: Batch, stop: Event) -> None:
         started = time.perf_counter()
         self._sink.write(batch, stop)
         SINK_SECONDS.labels(self._sink.name).observe(time.perf_counter() - started)
-        SINK_ROWS.labels(self._sink.name, state.lane.table.name).inc(batch.rows)
-        # 3. Advance.
-        state.progress = state.progress.after(batch, (state.sequence.next_seq, state.sequence.next_part))
-        store.save(state.lane, state.progress)
-        state.entries.clear()
-        state.batcher.clear()
+        SINK_ROWS.labels(self._sink.name, batch.lane.table.name).inc(batch.rows)
+
+    def _advance(self, store: ProgressStore, *, wait: bool = True) -> None:
+        """Note that the batch under way is confirmed, if there is one; without `wait` only if it is by now."""
+        one = self._under_way
+        if one is None or not (wait or one.written.done()):
+            return
+        self._under_way = None
+        one.written.result()
+        one.state.progress = one.state.progress.after(one.batch, one.next_place)
+        store.save(one.state.lane, one.state.progress)
 
     def _ask_ends(self, client: Any) -> None:
         """Once instruments end, learn where the topics of records do: nothing in them says so."""
@@ -315,7 +367,7 @@ class SinkRunner:
                 return None
         return to_message(raw)
 
-    def _tell(self, store: ProgressStore, on_progress: Callable[[SinkReport], None] | None) -> None:
+    def _tell(self, store: ProgressStore, on_progress: Callable[[SinkReport], None] | None, stop: Event) -> None:
         if on_progress is None:
             return
         reports = [self._report(state.lane, state.progress) for state in self._lanes.values()]
@@ -328,7 +380,7 @@ class SinkRunner:
         report = SinkReport(self._sink.name, tuple(reports))
         if report != self._told:
             self._told = report
-            on_progress(report)
+            patiently(lambda: on_progress(report), "telling how far it is", stop)  # its disk may be full too
 
 
 def run_sink(
@@ -365,9 +417,12 @@ def run_sink(
         except StoppedError:
             return
         progress = None if isinstance(lake, LocalObjectStore) else lake
-        SinkRunner(LakeSink(lake), manifest, line, bootstrap_servers, states, progress=progress).run(stop, on_progress)
+        SinkRunner(LakeSink(lake), manifest, line, bootstrap_servers, states, progress=progress, ahead=True).run(
+            stop, on_progress
+        )
         return
     tables = (*TABLES.values(), *RECORDS.values())
     with following(bootstrap_servers, target):
-        runner = SinkRunner(ClickHouseSink(target), manifest, line, bootstrap_servers, states, tables=tables)
+        sink = ClickHouseSink(target)
+        runner = SinkRunner(sink, manifest, line, bootstrap_servers, states, tables=tables, ahead=True)
         runner.run(stop, on_progress)

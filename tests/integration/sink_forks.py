@@ -32,7 +32,7 @@ def serve(order: dict) -> None:
             stop.set()
 
     sink = LakeSink(lake, Limits(rows=order["rows"], bytes=1 << 20, age_s=0.05))
-    SinkRunner(sink, manifest, "main", order["servers"], state, progress=progress).run(stop, tell)
+    SinkRunner(sink, manifest, "main", order["servers"], state, progress=progress, ahead=True).run(stop, tell)
 
 
 def main() -> None:

@@ -177,11 +177,12 @@ def test_a_lake_that_lacks_something_makes_no_tape_and_damage_is_counted(place: 
             Backfill(place.settings, place.servers, "holed", place.lake, OUT).run(replace_topics=True)
         assert place.content("holed", bootstrap_servers=place.servers) == before
 
-    name = next(n for n in place.lake.names("holed.mbo.v1/") if n.endswith(".parquet"))
+    # The last object: an age or an end cuts a lane into one object or several, as the machine is busy.
+    name = [n for n in place.lake.names("holed.mbo.v1/") if n.endswith(".parquet")][-1]
     whole = place.lake.get(name) or b""
     place.lake.delete(name)
     refused("is finished, but the lake does not hold all of it")
-    assert place.compared("holed").tables["mbo"].missing > 0
+    assert place.compared("holed").tables["mbo"].lake_messages_missing > 0
     place.lake.put(name, whole)
     bins = next(iter(place.lake.names("holed.main.bins.v1/")))
     good = place.lake.get(bins) or b""

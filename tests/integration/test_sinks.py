@@ -147,6 +147,31 @@ def test_rows_are_stored_exactly_and_once(store: StoreProcess, client: Client) -
             ), name
 
 
+def test_a_repeat_whose_token_is_gone_leaves_nothing_double(store: StoreProcess, client: Client) -> None:
+    """Others' inserts have pushed the token out of the window; the table itself says what is there."""
+    made, sink, stop = make_tape(seed=5, tape="window"), ClickHouseSink(store.url), threading.Event()
+    made.topics |= make_records("window").topics
+    sink.open(stop)
+    for name in ("mbo", "trades", "gaps"):
+        lane = Lane("window", "id-window", "main", (TABLES | RECORDS)[name], 0)
+        batch = Batch(lane, entries(made, lane))
+        sink.write(batch, stop)
+        rows = client.command(f"SELECT count() FROM {name} WHERE tape = 'window'")
+        client.command(f"SYSTEM STOP MERGES {name}")
+        client.command(f"ALTER TABLE {name} MODIFY SETTING non_replicated_deduplication_window = 2")
+        for number in range(4):
+            client.command(f"INSERT INTO {name} (tape, seq) VALUES ('others', {number})")
+        sink.write(replace(batch, repeat=True), stop)
+        assert client.command(f"SELECT count() FROM {name} WHERE tape = 'window'") == rows > 0, name
+        sink.write(batch, stop)  # as if nobody had asked: the token is really gone
+        assert client.command(f"SELECT count() FROM {name} WHERE tape = 'window'") == 2 * rows, name
+        client.command(f"SYSTEM START MERGES {name}")
+        client.command(f"ALTER TABLE {name} MODIFY SETTING non_replicated_deduplication_window = 10000")
+    drop_tape(client, "window")
+    drop_tape(client, "others")
+    sink.close()
+
+
 def test_what_can_never_succeed_stops_the_sink(store: StoreProcess, client: Client) -> None:
     sink = ClickHouseSink(store.url)
     lane = Lane("t1", "id", "main", TABLES["trades"], 0)

@@ -274,26 +274,41 @@ def is_good(name: str, result: Any) -> bool:
     return bool(result["different"] == ({} if name == "starts" else []))
 
 
+def keep(stem: str, name: str, result: Any, began_s: float, page: Callable[[dict[str, Any]], str]) -> str:
+    """Put a part's result into the evidence beside what the other parts gave; the page."""
+    file = EVIDENCE / f"{stem}.json"
+    made = json.loads(file.read_text()) if file.exists() else {}
+    made[name] = {
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "seconds": round(time.monotonic() - began_s),
+        "result": result,
+    }
+    file.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    text = page(made)
+    (EVIDENCE / f"{stem}.md").write_text(text)
+    return text
+
+
+def kept(stem: str, name: str) -> Any:
+    """What a part gave before; None if it never ran."""
+    file = EVIDENCE / f"{stem}.json"
+    return json.loads(file.read_text()).get(name, {}).get("result") if file.exists() else None
+
+
 def main() -> int:
-    file, made, good = EVIDENCE / "chaos.json", dict[str, Any](), True
+    good, page = True, ""
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         for name in sys.argv[1:] or PARTS:
             began = time.monotonic()
             with EmbeddedKafka(Path(folder) / f"kafka-{name}", heap_mb=512) as broker:
                 result = PARTS[name](broker, Path(folder) / name)
             good = good and is_good(name, result)
-            made = json.loads(file.read_text()) if file.exists() else {}
-            if name == "faults" and name in made:
-                result = merged(made[name]["result"], result)
-            made[name] = {
-                "commit": commit(),
-                "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-                "seconds": round(time.monotonic() - began),
-                "result": result,
-            }
-            file.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-            (EVIDENCE / "chaos.md").write_text(table(made))
-    say(table(made))
+            before = kept("chaos", name)
+            if name == "faults" and before:
+                result = merged(before, result)
+            page = keep("chaos", name, result, began, table)
+    say(page)
     return 0 if good else 1
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import TopicPartition
 
@@ -44,49 +44,52 @@ class StuckError(AssertionError):
     """What should have happened has not."""
 
 
-class Workers:
-    """Workers of one tape, one per slot.
+class Processes:
+    """Processes of ours, one per slot; one that leaves by itself is started again.
+
+    Args:
+        folder: of their logs, `NAME-SLOT.log`.
+        argv: slot → arguments of `barograph`.
+        env: additions to this process's environment.
+        name: what they are.
 
     Attributes:
         left: (slot, exit code) of those that left without being asked.
         exits_s: seconds from SIGTERM to exit, of each that was stopped.
     """
 
-    def __init__(self, kafka: str, folder: Path, manifest: Manifest, checkpoint_min_s: float) -> None:
-        self.folder, self.left, self.exits_s = folder, list[tuple[int, int]](), list[float]()
-        self._argv = [sys.executable, "-m", "control.cli", "stage", "--tape", manifest.tape, "--data", str(folder)]
-        self._argv += ["--bootstrap-servers", kafka]
-        self._env = {"BAROGRAPH_CHECKPOINT_MIN_S": str(checkpoint_min_s), "BAROGRAPH_LOG_LEVEL": "info"}
-        self._running: dict[int, Child] = {}
+    def __init__(self, folder: Path, argv: Callable[[Any], list[str]], env: dict[str, str], name: str) -> None:
+        self.folder, self.left, self.exits_s = folder, list[tuple[Any, int]](), list[float]()
+        self._argv, self._env, self._name = argv, env, name
+        self._running: dict[Any, Child] = {}
         self._lock, self._closed = threading.Lock(), threading.Event()
         self._tender = threading.Thread(target=self._tend, daemon=True)
         self._tender.start()
 
     @property
-    def slots(self) -> list[int]:
+    def slots(self) -> list[Any]:
         return sorted(self._running)
 
-    def log(self, slot: int) -> str:
-        path = self.folder / f"worker-{slot}.log"
+    def pids(self) -> dict[Any, int]:
+        return {slot: child.pid for slot, child in list(self._running.items())}
+
+    def log(self, slot: Any) -> str:
+        path = self.folder / f"{self._name}-{slot}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def assignments(self, slot: int) -> int:
-        """How often a slot was given partitions of the books stage."""
-        return len(re.findall(r"books owns \{\d", self.log(slot)))
-
-    def start(self, slot: int) -> None:
+    def start(self, slot: Any) -> None:
         with self._lock:
             self._start(slot)
 
-    def kill(self, slot: int) -> None:
+    def kill(self, slot: Any) -> None:
         """SIGKILL, and wait for the end."""
         with self._lock:
             self._running.pop(slot).terminate(0)
 
-    def signal(self, slot: int, number: signal.Signals) -> None:
+    def signal(self, slot: Any, number: signal.Signals) -> None:
         os.kill(self._running[slot].pid, number)
 
-    def stop(self, slot: int) -> None:
+    def stop(self, slot: Any) -> None:
         """SIGTERM, and wait for the end, which must be in order."""
         with self._lock:
             child = self._running.pop(slot)
@@ -107,14 +110,13 @@ class Workers:
                 self.signal(slot, signal.SIGCONT)
             self.kill(slot)
 
-    def _start(self, slot: int) -> None:
-        log = self.folder / f"worker-{slot}.log"
-        self._running[slot] = spawn(
-            [*self._argv, "--slot", str(slot)], log_path=log, name=str(slot), env=self._env, cwd=ROOT
-        )
+    def _start(self, slot: Any) -> None:
+        log = self.folder / f"{self._name}-{slot}.log"
+        argv = [sys.executable, "-m", "control.cli", *self._argv(slot)]
+        self._running[slot] = spawn(argv, log_path=log, name=str(slot), env=self._env, cwd=ROOT)
 
     def _tend(self) -> None:
-        died: dict[int, float] = {}
+        died: dict[Any, float] = {}
         while not self._closed.wait(0.05):
             with self._lock:
                 for slot, child in self._running.items():
@@ -127,6 +129,19 @@ class Workers:
                     elif time.monotonic() - died[slot] > BACK_OFF_S:
                         del died[slot]
                         self._start(slot)
+
+
+class Workers(Processes):
+    """Workers of one tape, by number."""
+
+    def __init__(self, kafka: str, folder: Path, manifest: Manifest, checkpoint_min_s: float) -> None:
+        stage = ["stage", "--tape", manifest.tape, "--data", str(folder), "--bootstrap-servers", kafka]
+        env = {"BAROGRAPH_CHECKPOINT_MIN_S": str(checkpoint_min_s), "BAROGRAPH_LOG_LEVEL": "info"}
+        super().__init__(folder, lambda slot: [*stage, "--slot", str(slot)], env, "worker")
+
+    def assignments(self, slot: int) -> int:
+        """How often a slot was given partitions of the books stage."""
+        return len(re.findall(r"books owns \{\d", self.log(slot)))
 
 
 class Publisher:

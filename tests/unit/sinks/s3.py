@@ -1,4 +1,4 @@
-"""An S3 server that fails when it is told to: moto's, behind a layer that answers 500 before or after the work."""
+"""An S3 server that fails when it is told to: moto's, behind a layer that answers 500 or 503, also after the work."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -13,7 +13,8 @@ from runtime.object_store import RemoteObjectStore
 KEYS = {"access_key_id": "k", "secret_access_key": "not-to-be-shown", "region": "us-east-1"}
 
 Fault = Callable[[str, str], str]
-"""(method, path) → `""`, `before`: 500 and nothing done, or `after`: done and then 500."""
+"""(method, path) → `""`, `before`: 500 and nothing done, `busy`: 503 and nothing done, or `after`: done and then 500.
+It may take its time, as a server does that does not answer."""
 
 
 class S3Server:
@@ -59,11 +60,12 @@ class S3Server:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.requests.append((method, f"{path}?{environ['QUERY_STRING']}"))
         kind = self.fault(method, path)
-        if kind != "before":
+        if kind in ("", "after"):
             answer = list(self._app(environ, (lambda *_: None) if kind else start_response))
             if not kind:
                 return answer
         elif environ.get("CONTENT_LENGTH"):
             environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+        status = "503 Slow Down" if kind == "busy" else "500 Internal Server Error"
+        start_response(status, [("Content-Type", "text/plain")])
         return [b"it does not feel like it"]

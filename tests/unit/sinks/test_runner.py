@@ -12,13 +12,13 @@ import pytest
 from runtime.errors import BarographError
 from runtime.object_store import LocalObjectStore
 from runtime.sequence import ConflictError, HoleError
-from sinks.base import Batch, Lane
+from sinks.base import Batch, Lane, StoppedError
 from sinks.batcher import Limits
 from sinks.progress import ProgressStore
 from sinks.rows import BadMessageError
 from sinks.runner import SinkReport, SinkRunner
 from sinks.tables import TABLES
-from tests.unit.sinks.messages import FakeConsumer, Made, first_of_each, make_tape, manifest
+from tests.unit.sinks.messages import FakeConsumer, Made, Raw, first_of_each, make_tape, manifest
 
 TAPE = manifest()
 INSTRUMENTS = {name: known.partition for name, known in TAPE.instruments.items()}
@@ -87,7 +87,9 @@ class CrashingState(LocalObjectStore):
             raise CrashError
 
 
-def serve(made: Made, sink: MemorySink, state: LocalObjectStore, seed: int, polls: int = 2_000) -> SinkReport:
+def serve(
+    made: Made, sink: MemorySink, state: LocalObjectStore, seed: int, polls: int = 2_000, *, ahead: bool = False
+) -> SinkReport:
     """Run until everything is drained, or the process dies."""
     stop = Event()
     last: list[SinkReport] = []
@@ -107,7 +109,7 @@ def serve(made: Made, sink: MemorySink, state: LocalObjectStore, seed: int, poll
         if report.drained(INSTRUMENTS):
             stop.set()
 
-    runner = SinkRunner(sink, TAPE, "main", "", state, StepClock(seed), lambda _: consumers[0])
+    runner = SinkRunner(sink, TAPE, "main", "", state, StepClock(seed), lambda _: consumers[0], ahead=ahead)
     runner.run(stop, tell)
     return last[-1]
 
@@ -123,6 +125,7 @@ def everything(made: Made, kept: dict[str, Batch]) -> None:
         assert dict(found) == wanted
 
 
+MBO_ONLY = (TABLES["mbo"],)
 LIMITS = Limits(rows=60, bytes=4_000, age_s=0.5)
 
 
@@ -135,21 +138,71 @@ def test_everything_arrives_once(tmp_path: Path) -> None:
     assert report.rows["mbo"] == sum(m.envelope.count for m in made.topics["t1.mbo.v1"] if m.envelope.kind == "data")
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_nothing_is_lost_or_twice_wherever_it_dies(tmp_path: Path, seed: int) -> None:
+def test_nothing_is_lost_or_twice_wherever_it_dies(tmp_path: Path, seed: int, ahead: bool) -> None:
     made = make_tape(seed, blocks=20, repeats=True)
     dice = random.Random(seed)
     kept: dict[str, Batch] = {}
     for life in range(1_000):
         state = CrashingState(tmp_path, dice.random)
         try:
-            report = serve(made, MemorySink(kept, dice.random, LIMITS), state, seed * 1_000 + life)
+            report = serve(made, MemorySink(kept, dice.random, LIMITS), state, seed * 1_000 + life, ahead=ahead)
         except CrashError:
             continue
         if report.drained(INSTRUMENTS):
             break
     everything(made, kept)
     assert life > 1
+
+
+class Waiting(MemorySink):
+    """Its writes wait until more was taken, or until they are stopped."""
+
+    def __init__(self, taken: Callable[[], int], limits: Limits) -> None:
+        super().__init__({}, lambda: 1.0, limits)
+        self._taken = taken
+        self.waited = 0
+
+    def write(self, batch: Batch, stop: Event) -> None:
+        had = self._taken()
+        while self._taken() <= had:
+            if stop.wait(0.001):
+                raise StoppedError
+        self.waited += 1
+        super().write(batch, stop)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_next_batch_is_taken_while_one_is_written(tmp_path: Path, fails: bool) -> None:
+    """And when taking it fails, the write that waits for its target ends too."""
+    stop, source = Event(), FakeConsumer(make_tape(instruments=("X:A",)))
+    original, polls = source.consume, 0
+
+    def consume(count: int, timeout: float) -> list[Raw]:
+        nonlocal polls
+        polls += not fails
+        found = original(count, timeout)
+        if fails and not found:
+            raise CrashError
+        return found
+
+    source.consume = consume  # type: ignore[method-assign]
+    sink = Waiting(lambda: polls, Limits(rows=1 << 30, bytes=1 << 30, age_s=1e9))
+
+    def tell(report: SinkReport) -> None:
+        if report.drained({"X:A": 0}):
+            stop.set()
+
+    state = LocalObjectStore(tmp_path)
+    runner = SinkRunner(sink, TAPE, "main", "", state, StepClock(1), lambda _: source, tables=MBO_ONLY, ahead=True)
+    if fails:
+        with pytest.raises(CrashError):
+            runner.run(stop, tell)
+    else:
+        runner.run(stop, tell)
+        assert sink.waited == len(sink.kept) == 1
+    assert stop.is_set()
 
 
 def test_a_finished_tape_is_drained_at_once_when_started_again(tmp_path: Path) -> None:
