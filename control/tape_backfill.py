@@ -101,7 +101,7 @@ class Backfill:
         return {"tape": made.tape, "tape_id": made.tape_id, "base": base, "state": state, "messages": counts}
 
     def _to_make(self) -> list[str]:
-        """Topics that are made: raw and derived ones; of records those that are gone, or that we made an earlier time."""
+        """Topics that are made: raw and derived ones; of records those that are gone, or that were filled by us."""
         known, existing = self.manifest, self._topics.existing()
         specs = {name: spec for line in known.lines for name, spec in of_tape(known.tape, line).items()}
         ours = {name for name, number in known.topic_ids.items() if number in known.restored}
