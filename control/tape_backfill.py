@@ -5,6 +5,9 @@ recognised, and nothing is written twice. New are the topics and their ids; a ra
 at offset `seq - base`. Kafka's stamp on the raw topic is the broker's, so it is new too; everything else is equal, byte
 for byte.
 
+Records (gaps, events, dead letters) descend from no raw message, so nothing makes them again: their topics stay as they
+are, with their ids. Where one is gone it is made, and sinks give what comes there numbers of its own.
+
 What was deleted on demand stays deleted. At the front of a partition it moves `base`; between messages that stay, its
 place is taken by a message without content and with the header `deleted`, because offsets count.
 """
@@ -82,7 +85,7 @@ class Backfill:
                 f"tape {self.manifest.tape} is finished, but the lake does not hold all of it",
                 remedy="let its lake sink write the rest first, or give another --from-lake",
             )
-        names = sorted({name for line in self.manifest.lines for name in of_tape(self.manifest.tape, line)})
+        names = self._to_make()
         with self._admin.alone(self.manifest):
             if not replace_topics:
                 self._refuse_full(names)
@@ -90,12 +93,19 @@ class Backfill:
             self._admin.save(replace(self.manifest, state="open"))
             self._topics.delete(names)
             self._drop_checkpoints()
-            made = self._make(base)
-            counts = self._publish(made)
+            made = self._make(base, names)
+            counts = self._publish(made, names)
             state: State = "finished" if ended else "open"
             lines = {name: replace(line, complete=line.complete or ended) for name, line in made.lines.items()}
             self._admin.save(replace(made, state=state, lines=lines))
         return {"tape": made.tape, "tape_id": made.tape_id, "base": base, "state": state, "messages": counts}
+
+    def _to_make(self) -> list[str]:
+        """Topics that are made: raw and derived ones; of records those that are gone, or that were filled by us."""
+        known, existing = self.manifest, self._topics.existing()
+        specs = {name: spec for line in known.lines for name, spec in of_tape(known.tape, line).items()}
+        ours = {name for name, number in known.topic_ids.items() if number in known.restored}
+        return sorted(name for name, spec in specs.items() if spec.rooted or name in ours or name not in existing)
 
     def _look(self) -> tuple[tuple[int, ...], bool]:
         """The base of each partition, and whether every instrument has ended in every stream.
@@ -155,19 +165,24 @@ class Backfill:
         for name in list(self._states.names(f"checkpoints/{self.manifest.tape_id}/")):
             self._states.delete(name)
 
-    def _make(self, base: tuple[int, ...]) -> Manifest:
+    def _make(self, base: tuple[int, ...], names: list[str]) -> Manifest:
         """Topics, and the manifest that names them; no reader sees a message under an old base."""
         ids: dict[str, str] = {}
         for line in self.manifest.lines:
             ids |= self._topics.apply(self.manifest.tape, line, self.manifest.partitions)
-        made = replace(self.manifest, base=base, topic_ids=ids, state="open")
+        filled = {topic for (topic, _), end in self._ends.items() if end > (0, 0)}
+        records = {spec.name(self.manifest.tape, line) for spec, line, _ in self._lanes() if not spec.rooted}
+        restored = tuple(ids[name] for name in names if name in records & filled)
+        made = replace(self.manifest, base=base, topic_ids=ids, state="open", restored=restored)
         self._admin.save(made)
         return made
 
-    def _publish(self, made: Manifest) -> dict[str, int]:
+    def _publish(self, made: Manifest, names: list[str]) -> dict[str, int]:
         counts = dict.fromkeys((spec.stream for spec in SPECS), 0)
         producer = CheckedProducer(self._servers)
         for spec, line, partition in self._lanes():
+            if spec.name(made.tape, line) not in names:
+                continue  # records that stand there still
             with self._out.bar(f"writing {spec.stream}", "messages") as advance:
                 for placed in self._reader(spec, line, partition):
                     if placed.seq >= made.base[partition]:

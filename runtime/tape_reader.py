@@ -246,7 +246,7 @@ class TapeReader:
             needs_lake = first is not None and self._next < first
             if low < high and not needs_lake:
                 low = self._offset_before(client, low, high)
-        if needs_lake or (first is None and low > 0):
+        if needs_lake or (first is None and (low > 0 or self.lake is not None)):  # a broker may have lost its logs
             if self.lake is None:
                 raise BarographError(
                     f"{self.sequence.where}: seq {self._next[0]}.{self._next[1]} is no longer in Kafka",

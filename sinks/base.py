@@ -65,16 +65,18 @@ class Entry:
     Attributes:
         message: the message.
         seq, part: its place.
-        rows: rows that it gives (`rows_of`).
+        deleted: whether it was deleted on demand: only its place is kept.
+        rows: rows that it gives (`rows_of`); none if it is deleted.
     """
 
     message: Message
     seq: int
     part: int
+    deleted: bool = False
     rows: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rows", rows_of(self.message))
+        object.__setattr__(self, "rows", 0 if self.deleted else rows_of(self.message))
 
 
 def rows_of(message: Message) -> int:

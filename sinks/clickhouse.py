@@ -19,7 +19,7 @@ question cannot see, a first try that still runs.
 
 import io
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Final, TypeVar
@@ -37,7 +37,7 @@ from clickhouse_connect.driver.exceptions import (
 )
 
 from runtime.errors import BarographError
-from sinks.base import Batch, StoppedError
+from sinks.base import Batch, Lane, StoppedError
 from sinks.batcher import Limits
 from sinks.ddl import apply_ddl
 from sinks.records import first_of_each_id
@@ -67,6 +67,11 @@ INSERT_SETTINGS: Final = {
 }
 """Settings of every insert: one block, confirmed when it is written, known by its token."""
 
+
+ASKED_TOGETHER: Final = 1_000
+"""Ids of records in one question. Parameters travel as fields of a form, and a server takes 128 KiB in a field
+(`http_max_field_value_size`): 1,000 ids of up to 100 characters. Many more would be refused for good, and the sink with
+them; far fewer cost a round trip each."""
 
 T = TypeVar("T")
 
@@ -139,6 +144,28 @@ def build_insert(batch: Batch, known: Container[str] = frozenset()) -> Insert | 
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows, max_chunksize=rows.num_rows)
     return Insert(batch.lane.table.name, tuple(rows.schema.names), sink.getvalue(), rows.num_rows, batch.token)
+
+
+def known_ids(client: Client, lane: Lane, before: int, ids: Sequence[str]) -> frozenset[str]:
+    """Which of some ids of records stand in a lane's table under numbers before `before`.
+
+    Raises:
+        ClickHouseError: the server does not answer.
+    """
+    asked, found = list(dict.fromkeys(ids)), set[str]()
+    for at in range(0, len(asked), ASKED_TOGETHER):
+        answer = client.query(
+            f"SELECT DISTINCT id FROM {lane.table.name} WHERE tape = {{tape:String}} AND partition = {{at:Int32}} "
+            "AND seq < {first:Int64} AND id IN {ids:Array(String)}",
+            parameters={
+                "tape": lane.tape,
+                "at": lane.partition,
+                "first": before,
+                "ids": asked[at : at + ASKED_TOGETHER],
+            },
+        )
+        found.update(str(row[0]) for row in answer.result_rows)
+    return frozenset(found)
 
 
 class ClickHouseSink:
@@ -216,21 +243,10 @@ class ClickHouseSink:
 
     def _known(self, batch: Batch) -> frozenset[str]:
         """Ids of a batch's records that stand in the table under numbers before it."""
-        lane = batch.lane
         rows = build_rows(batch)
         if not rows.num_rows:
             return frozenset()
-        found = self._connected().query(
-            f"SELECT DISTINCT id FROM {lane.table.name} WHERE tape = {{tape:String}} AND partition = {{at:Int32}} "
-            "AND seq < {first:Int64} AND id IN {ids:Array(String)}",
-            parameters={
-                "tape": lane.tape,
-                "at": lane.partition,
-                "first": batch.first[0],
-                "ids": list(dict.fromkeys(rows.column("id").to_pylist())),
-            },
-        )
-        return frozenset(str(row[0]) for row in found.result_rows)
+        return known_ids(self._connected(), batch.lane, batch.first[0], rows.column("id").to_pylist())
 
     def close(self) -> None:
         """Close the connection."""

@@ -77,7 +77,13 @@ def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> 
         topic, partition: where the messages were.
     """
     for placed in lake_format.decode_object(data, table.name, topic, partition):
-        yield Entry(placed.message, placed.seq, placed.part)
+        yield Entry(placed.message, placed.seq, placed.part, placed.deleted)
+
+
+def _headers(entry: Entry) -> list[dict[str, object]]:
+    """Headers as the index has them; of a deleted message without what they say of its content."""
+    headers = entry.message.envelope.to_headers()
+    return [{"name": n, "value": value} for n, value in headers if not (entry.deleted and n == "summary")]
 
 
 def _index(entries: Sequence[Entry]) -> list[dict[str, object]]:
@@ -95,9 +101,9 @@ def _index(entries: Sequence[Entry]) -> list[dict[str, object]]:
                 "rows": entry.rows,
                 "offset": message.offset,
                 "timestamp_ms": message.timestamp_ms,
-                "headers": [{"name": name, "value": value} for name, value in envelope.to_headers()],
-                "value": None if entry.rows else message.value,
-                "deleted": False,
+                "headers": _headers(entry),
+                "value": None if entry.rows or entry.deleted else message.value,
+                "deleted": entry.deleted,
             }
         )
     return rows

@@ -119,6 +119,7 @@ class _LaneState:
     """A lane under way: what is confirmed, what is expected next, what is held."""
 
     lane: Lane
+    manifest: Manifest
     base: int
     progress: Progress
     sequence: Sequence
@@ -140,13 +141,20 @@ class _LaneState:
         verdict = self.sequence.check(seq, part, last=last, run=envelope.run, crc32=envelope.crc32)
         if verdict is Verdict.REPEAT:
             return
-        entry = Entry(message, seq, part)
+        rooted = self.lane.table.topic.rooted  # a deletion's numbers are those of raw messages; records have their own
+        entry = Entry(message, seq, part, rooted and self.manifest.deletes(self.lane.partition, seq, message))
+        if not entry.deleted:
+            self._examine(entry)
+        self.entries.append(entry)
+        self.batcher.add(entry.rows, len(message.value), now_s, urgent=envelope.kind == "end" and last)
+
+    def _examine(self, entry: Entry) -> None:
+        """Refuse derived bytes that are not those sent; of others, which the lake keeps as they are, only say so."""
+        message, envelope, by_offset = entry.message, entry.message.envelope, self.lane.table.by_offset
         if by_offset and entry.rows < envelope.count and message.value and envelope.schema != "definition":
             log.warning("offset %d of %s is not what its headers say; it gives no rows", message.offset, message.topic)
         elif not by_offset and crc32(message.value) != envelope.crc32:
             raise BadMessageError(entry, "the value does not have the checksum that its header gives")
-        self.entries.append(entry)
-        self.batcher.add(entry.rows, len(message.value), now_s, urgent=envelope.kind == "end" and last)
 
     def due(self, now_s: float, *, behind: bool = False) -> bool:
         """Whether to write now: where the plan ends if there is one, else as the batcher says."""
@@ -279,15 +287,36 @@ class SinkRunner:
                     )
 
     def _state_of(self, lane: Lane, store: ProgressStore) -> _LaneState:
-        base = self._manifest.base[lane.partition]
+        table, base = lane.table, 0 if lane.table.record else self._manifest.base[lane.partition]
         topic_id = self._manifest.topic_ids.get(lane.topic, "")
         progress = store.load(lane) or Progress(seq=base, topic_id=topic_id)
         if progress.topic_id != topic_id:
-            progress = replace(progress, offset=0, topic_id=topic_id)
+            progress = self._on_new_topic(progress, topic_id, record=table.record)
+        if table.record:  # numbers and offsets go side by side as long as the topic is the same
+            base = progress.seq - progress.offset
         where = f"{lane.topic}[{lane.partition}]"
         return _LaneState(
-            lane, base, progress, Sequence(where, progress.seq, progress.part), Batcher(self._sink.limits)
+            lane,
+            self._manifest,
+            base,
+            progress,
+            Sequence(where, progress.seq, progress.part),
+            Batcher(self._sink.limits),
         )
+
+    def _on_new_topic(self, progress: Progress, topic_id: str, *, record: bool) -> Progress:
+        """Where a lane goes on that was read from another topic.
+
+        What descends from raw messages has the same numbers in every topic, and what comes again is dropped. Records
+        have the numbers that their topic gave them. Unless it was filled again as it was, a new one holds others: they
+        get the numbers after all that may be stored, or they would pass for those of the old topic.
+        """
+        if not record:
+            return replace(progress, offset=0, topic_id=topic_id)
+        if topic_id in self._manifest.restored:
+            return replace(progress, topic_id=topic_id)
+        seq = progress.plan[1][0] + 1 if progress.plan else progress.seq
+        return replace(progress, offset=0, topic_id=topic_id, seq=seq, part=0, plan=None)
 
     @staticmethod
     def _start_of(state: _LaneState) -> TopicPartition:

@@ -1,14 +1,13 @@
 """What a stage needs and the log no longer has: read from the lake, and taken as if the broker had delivered it.
 
 A message of the lake is the one that stood in the topic, byte for byte, so the stage cannot tell. There is nothing to
-acknowledge. What was deleted on demand cannot be computed from; that is refused rather than left out.
+acknowledge. What was deleted on demand comes as a message without content, which the shell refuses.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from runtime.errors import InputError
 from runtime.lake_format import folder, objects
 from runtime.object_store import ObjectStore
 from runtime.sequence import Place
@@ -86,17 +85,10 @@ class LakePast:
 
         Raises:
             HoleError, DamagedObjectError: the lake does not hold what its names say.
-            InputError: one was deleted on demand.
             MissingServiceError: lake or broker are away.
         """
         for placed in self._reader(partition, start).before_log():
             message = placed.message
-            if placed.deleted:
-                raise InputError(
-                    f"seq {placed.seq} of {message.topic}[{partition}] was deleted on demand, so nothing can be "
-                    "computed from there on",
-                    remedy="a line that was complete before stays as it is; a new one needs a tape of its own",
-                )
             raw = self._spec is MBO
             offset = placed.seq - self._manifest.base[partition] if raw else low - 1
             yield PastDelivery(

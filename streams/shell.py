@@ -27,7 +27,7 @@ from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 from runtime.clock import Clock
-from runtime.errors import BarographError, InputError
+from runtime.errors import BarographError, InputError, MissingServiceError
 from runtime.sequence import HoleError
 from runtime.tapes import Manifest
 from runtime.telemetry import (
@@ -65,6 +65,10 @@ less, a machine under full load would stop a worker for nothing."""
 
 PAST_TOGETHER: Final = 16
 """Messages that are read from the lake at once: at 4 MiB each they are 64 MiB of memory."""
+
+PAST_RETRY_S: Final = 2.0
+"""Pause before a lake that is away is asked again. The partition waits for it, and a revocation for the pause; with
+much less, the log would be full of it."""
 
 
 class Delivery(Protocol):
@@ -164,9 +168,11 @@ class Owned:
         records: records or rows in a message, as those taken lately held.
         whole: whether the last message applied completed its root; in between, no checkpoint is taken.
         left: whether it goes away; nothing more is taken then, and a new assignment begins anew.
-        held: messages applied since the last checkpoint, not acknowledged.
+        held: messages applied since the last checkpoint, not acknowledged; of those of the past, which nobody waits to
+            have acknowledged, the newest.
         hole: the first message out of place since the assignment, and when; None if all were in order.
         behind: first offset of the log, while messages before it are still to be taken from the past; else 0.
+        catching: who takes them, where the log is quiet; None if nobody does.
     """
 
     generation: int
@@ -189,6 +195,7 @@ class Owned:
     held: list[Delivery] = field(default_factory=list)
     hole: tuple[HoleError, float] | None = None
     behind: int = 0
+    catching: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -302,9 +309,7 @@ class StageShell:
         for owned in list(self._owned.values()):
             if owned.hole is not None and self._clock.monotonic_s() > owned.hole[1] + HOLE_PATIENCE_S:
                 raise owned.hole[0]
-            if owned.behind and not owned.lock.locked():  # nothing may ever be delivered behind what left the log
-                async with owned.lock:
-                    await self._catch_up(owned)
+            self._catch_up_aside(owned)
             if owned.held and not owned.lock.locked() and self._clock.monotonic_s() >= owned.due_s:
                 async with owned.lock:
                     await self.checkpoint(owned)
@@ -433,24 +438,51 @@ class StageShell:
         """Whether a message may be the one that processes died on."""
         return bool(owned.careful) and owned.state.place_of(read(delivery)[0])[0] > owned.shown
 
+    def _catch_up_aside(self, owned: Owned) -> None:
+        """Have what left the log taken while others go on: behind it nothing may ever be delivered.
+
+        Raises:
+            BarographError, Exception: what an earlier attempt ended with; the process must leave.
+        """
+        if owned.catching is not None and owned.catching.done():
+            task, owned.catching = owned.catching, None
+            task.result()
+        if owned.behind and owned.catching is None and not owned.lock.locked():
+            owned.catching = asyncio.create_task(self._catch_up_alone(owned))
+
+    async def _catch_up_alone(self, owned: Owned) -> None:
+        async with owned.lock:
+            if owned.behind:
+                await self._catch_up(owned)
+
     async def _catch_up(self, owned: Owned) -> None:
         """Take what has left the log from the past, before anything that the log delivers. The caller holds the lock.
 
         Offsets of raw messages are known, so their states may be stored on the way. What is derived may have stood at
-        other offsets when it was written to the lake, so a state in between could not say where it belongs.
+        other offsets when it was written to the lake, so a state in between could not say where it belongs: theirs is
+        stored first where the log begins, and who is interrupted before that begins anew. A lake that is away is waited
+        for.
         """
         if self._past is None:
             return
-        sequence = owned.state.sequence
-        place = sequence.next_seq, sequence.next_part
-        log.info(
-            "%s reads %s[%d] from the lake, from seq %d on", self.stage.name, self.topic, owned.partition, place[0]
-        )
-        messages = self._past.read(owned.partition, place, owned.behind)
+        messages: Iterator[Delivery] | None = None
         while owned.generation == self._generation and not owned.left:
-            some: Sequence[Delivery] = await self._aside(list, islice(messages, PAST_TOGETHER))
+            if messages is None:
+                place = owned.state.sequence.next_seq, owned.state.sequence.next_part
+                log.info(
+                    "%s reads %s[%d] from the lake, from %d.%d on", self.stage.name, self.topic, owned.partition, *place
+                )
+                messages = self._past.read(owned.partition, place, owned.behind)
+            try:
+                some: Sequence[Delivery] = await self._aside(list, islice(messages, PAST_TOGETHER))
+            except (MissingServiceError, OSError) as error:
+                log.warning("%s waits for the lake: %s", self.stage.name, error)
+                messages = None
+                await asyncio.sleep(PAST_RETRY_S)
+                continue
             if not some:
                 owned.taken, owned.behind = max(owned.taken, owned.behind - 1), 0  # what the log delivers comes next
+                await self.checkpoint(owned)
                 return
             while some and owned.generation == self._generation and not owned.left:
                 some = some[await self._take_some(owned, some) :]
@@ -473,7 +505,7 @@ class StageShell:
         for done, delivery in enumerate(deliveries):
             message, unreadable = read(delivery)
             place = owned.state.place_of(message)
-            if unreadable or place in owned.skips or owned.verdict(place):
+            if unreadable or place in owned.skips or owned.verdict(place) or self._deleted(owned, message):
                 return done
             if owned.careful and place[0] > owned.shown:
                 return done
@@ -528,6 +560,8 @@ class StageShell:
             owned.whole = repeat_of_whole
             return
         now_s = self._clock.monotonic_s()
+        if isinstance(delivery, PastDelivery):
+            owned.held.clear()  # before what the log delivers nothing else is held, and this keeps memory bounded
         owned.held.append(delivery)
         owned.hole = None
         owned.taken, owned.timestamp_ms, owned.moved_s = delivery.offset, message.timestamp_ms, now_s
@@ -549,6 +583,8 @@ class StageShell:
             raise BrokenMessageError(message, unreadable)  # its place is in its headers: nobody can tell what it is
         if owned.state.is_repeat(message):
             return None
+        if self._deleted(owned, message):
+            raise DeletedError(self.topic, owned.partition, owned.state.seq_of(message))
         place = owned.state.place_of(message)
         skip = owned.skips.get(place)
         if skip is None and (reason := unreadable or owned.verdict(place)):
@@ -569,6 +605,10 @@ class StageShell:
         await self._in_thread(self._flush)  # never a marker without its letter
         STAGE_SKIPS.labels(self.stage.name, self.manifest.tape).inc()
         return await self._in_thread(owned.state.take, message, skip.reason)
+
+    def _deleted(self, owned: Owned, message: Message) -> bool:
+        """Whether a message was deleted on demand; it may still stand in the log."""
+        return self.manifest.deletes(owned.partition, owned.state.seq_of(message), message)
 
     async def _write_skip(self, owned: Owned, message: Message, reason: str, error: Exception | None = None) -> Skip:
         """Write down that a message is not applied, unless its outputs are there already.
@@ -695,6 +735,22 @@ class StageShell:
         pieces = owned.state.reducer.snapshot()
         checkpoint = Checkpoint(owned.offset, owned.seq, self.run, self.topic_id, self.stage.state_format)
         self._stores.checkpoints.save(owned.partition, checkpoint, pieces)
+
+
+class DeletedError(InputError):
+    """A message that a state needs was deleted on demand; leaving it out would compute what was never so.
+
+    Args:
+        topic, partition: where it stood.
+        seq: the number of its root message.
+    """
+
+    def __init__(self, topic: str, partition: int, seq: int) -> None:
+        self.topic, self.partition, self.seq = topic, partition, seq
+        super().__init__(
+            f"seq {seq} of {topic}[{partition}] was deleted on demand, so nothing can be computed from there on",
+            remedy="a line that was complete before stays as it is; a new one needs a tape of its own",
+        )
 
 
 class TrimmedError(InputError):

@@ -159,6 +159,18 @@ def test_a_trimmed_log_is_gone_on_with_at_every_seam(
         assert rest == bare(all_of_it[-7:]), low
 
 
+@pytest.mark.parametrize("spec", STREAMS, ids=lambda s: s.stream)
+def test_of_a_topic_that_a_lost_broker_left_empty_the_lake_gives_everything(
+    tmp_path: Path, logs: dict[str, Log], spec: Any
+) -> None:
+    made, lake = make_tape(seed=6, blocks=25), LocalObjectStore(tmp_path)
+    logs[spec.name("t1", "main")] = Log([])
+    assert list(TapeReader(TAPE, "main", spec, 0, "a:1", lake)) == []
+    fill(lake, made, spec, sizes(2))
+    assert list(TapeReader(TAPE, "main", spec, 0, "a:1", lake)) == wanted(made, spec)
+    assert list(TapeReader(TAPE, "main", spec, 0, "a:1")) == []
+
+
 def test_what_is_neither_in_the_lake_nor_in_the_log_is_refused(tmp_path: Path, logs: dict[str, Log]) -> None:
     made, lake = make_tape(seed=6, blocks=25), LocalObjectStore(tmp_path)
     fill(lake, made, BINS, sizes(2), stop=8)

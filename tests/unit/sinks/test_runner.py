@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -12,13 +13,14 @@ import pytest
 from runtime.errors import BarographError
 from runtime.object_store import LocalObjectStore
 from runtime.sequence import ConflictError, HoleError
+from runtime.tapes import Deletion, Manifest
 from sinks.base import Batch, Lane, StoppedError
 from sinks.batcher import Limits
-from sinks.progress import ProgressStore
-from sinks.rows import BadMessageError
+from sinks.progress import Progress, ProgressStore
+from sinks.rows import BadMessageError, build_rows
 from sinks.runner import SinkReport, SinkRunner
-from sinks.tables import TABLES
-from tests.unit.sinks.messages import FakeConsumer, Made, Raw, first_of_each, make_tape, manifest
+from sinks.tables import RECORDS, TABLES
+from tests.unit.sinks.messages import FakeConsumer, Made, Raw, first_of_each, make_records, make_tape, manifest
 
 TAPE = manifest()
 INSTRUMENTS = {name: known.partition for name, known in TAPE.instruments.items()}
@@ -298,3 +300,100 @@ def test_a_batch_that_may_have_been_written_is_cut_the_same_under_other_limits(t
     assert len(kept) == 1
     serve(made, MemorySink(kept, lambda: 1.0, Limits(10**9, 10**9, 1e9)), LocalObjectStore(tmp_path), 1)
     everything(made, kept)
+
+
+RECORD_TABLES = (*TABLES.values(), *RECORDS.values())
+
+
+def serve_records(tape: Manifest, made: Made, kept: dict[str, Batch], state: LocalObjectStore) -> SinkReport:
+    """Run over rows and records until everything is drained, which must not take long."""
+    stop, consumer = Event(), FakeConsumer(made)
+    original, left, last = consumer.consume, iter(range(300)), list[SinkReport]()
+
+    def consume(count: int, timeout: float):
+        if next(left, None) is None:
+            stop.set()
+        return original(count, timeout)
+
+    consumer.consume = consume  # type: ignore[method-assign]
+
+    def tell(report: SinkReport) -> None:
+        last.append(report)
+        if report.drained(INSTRUMENTS):
+            stop.set()
+
+    SinkRunner(
+        MemorySink(kept, lambda: 1.0, LIMITS), tape, "main", "", state, StepClock(1), lambda _: consumer, RECORD_TABLES
+    ).run(stop, tell)
+    return last[-1]
+
+
+def gaps_of(kept: dict[str, Batch]) -> list[tuple[int, bytes]]:
+    found = [(e.seq, e.message.value) for b in kept.values() if b.lane.table.name == "gaps" for e in b.entries]
+    return sorted(found)
+
+
+def test_records_of_a_new_topic_are_numbered_after_those_of_the_old_one(tmp_path: Path) -> None:
+    made, kept, state = (
+        Made({**make_tape().topics, **make_records().topics}),
+        dict[str, Batch](),
+        LocalObjectStore(tmp_path),
+    )
+    assert serve_records(TAPE, made, kept, state).drained(INSTRUMENTS)
+    before = gaps_of(kept)
+    assert [seq for seq, _ in before] == list(range(14))
+    fresh = [replace(m, value=m.value + b"\0") for m in make_records(count=2).topics["t1.gaps.v1"]]
+    made.topics["t1.gaps.v1"] = fresh
+    renewed = replace(TAPE, topic_ids={"t1.gaps.v1": "another"})
+    for _ in range(2):  # and once more, from what was noted meanwhile
+        assert serve_records(renewed, made, kept, state).drained(INSTRUMENTS)
+        assert gaps_of(kept) == [*before, *((14 + at, m.value) for at, m in enumerate(fresh))]
+
+
+def test_a_batch_of_the_old_topic_of_records_is_not_completed_from_the_new_one(tmp_path: Path) -> None:
+    made, kept, state = make_records(), dict[str, Batch](), LocalObjectStore(tmp_path)
+    with closing(ProgressStore(state, "memory", "identity")) as store:
+        lane = Lane(TAPE.tape, TAPE.tape_id, "main", RECORDS["gaps"], 0)
+        store.load(lane)
+        store.save(lane, Progress(offset=3, seq=3, plan=((3, 0), (5, 0))))
+    renewed = replace(TAPE, topic_ids={"t1.gaps.v1": "another"})
+    serve_records(renewed, made, kept, state)
+    assert [seq for seq, _ in gaps_of(kept)] == list(range(6, 20))
+
+
+def test_records_of_a_topic_that_was_filled_again_keep_their_numbers(tmp_path: Path) -> None:
+    made, kept, state = (
+        Made({**make_tape().topics, **make_records().topics}),
+        dict[str, Batch](),
+        LocalObjectStore(tmp_path),
+    )
+    serve_records(TAPE, made, kept, state)
+    before = gaps_of(kept)
+    more = replace(made.topics["t1.gaps.v1"][0], offset=14)
+    made.topics["t1.gaps.v1"].append(more)
+    renewed = replace(TAPE, topic_ids={"t1.gaps.v1": "another"}, restored=("another",))
+    for _ in range(2):
+        assert serve_records(renewed, made, kept, state).drained(INSTRUMENTS)
+        assert gaps_of(kept) == [*before, (14, more.value)]
+
+
+def test_records_have_their_offset_as_number_whatever_the_base_is(tmp_path: Path) -> None:
+    kept: dict[str, Batch] = {}
+    serve_records(replace(TAPE, base=(5,)), make_records(), kept, LocalObjectStore(tmp_path))
+    assert [seq for seq, _ in gaps_of(kept)] == list(range(14))
+
+
+def test_what_was_deleted_on_demand_gives_no_rows_and_keeps_its_place(tmp_path: Path) -> None:
+    made, kept = Made({**make_tape(blocks=30).topics, **make_records().topics}), dict[str, Batch]()
+    gone = (Deletion("X:A", 0, 0, 10**6),)
+    report = serve_records(replace(TAPE, deletions=gone), made, kept, LocalObjectStore(tmp_path))
+    assert report.drained(INSTRUMENTS)
+    everything(made, kept)
+    rooted = [e for b in kept.values() if b.lane.table.topic.rooted for e in b.entries]
+    assert {e.deleted for e in rooted if e.message.instrument == "X:A"} == {True}
+    assert not any(e.rows for e in rooted if e.message.instrument == "X:A")
+    assert sum(e.rows for e in rooted if e.message.instrument == "X:B")
+    assert not any(e.deleted for e in rooted if e.message.instrument == "X:B")
+    assert len(gaps_of(kept)) == 14, "records have numbers of their own, which no deletion means"
+    bins = next(b for b in kept.values() if b.lane.table.name == "bins")
+    assert "X:A" not in build_rows(bins).column("instrument").to_pylist()

@@ -1,6 +1,7 @@
 """The stage shell without a broker: what is stored, in which order, and what never is."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,16 +13,16 @@ import pytest
 from faust.types import TP
 
 from runtime.codec import decode_avro
-from runtime.errors import BarographError, InputError
+from runtime.errors import BarographError, InputError, MissingServiceError
 from runtime.object_store import LocalObjectStore
 from runtime.sequence import HoleError
-from runtime.tapes import Line, Manifest
+from runtime.tapes import Deletion, Line, Manifest
 from schemas import topics
 from schemas.columns import Column
 from schemas.envelope import Envelope
 from schemas.message import Message, Outgoing
 from schemas.topics import TopicSpec
-from streams import faust_stage
+from streams import faust_stage, shell
 from streams.checkpoints import Checkpoint, CheckpointStore
 from streams.cutover import Cutover, checkpoint_hash
 from streams.faust_consumer import Consumer
@@ -29,7 +30,7 @@ from streams.faust_stage import FaustInput, attach, threads
 from streams.past import PastDelivery
 from streams.poison import DEATHS_MAX, FAILURES_MAX, NOWHERE, Attempts
 from streams.reducer import BrokenMessageError, Output, Rows, Stage, Stamp
-from streams.shell import HOLE_PATIENCE_S, StageShell, Timing, TrimmedError
+from streams.shell import HOLE_PATIENCE_S, DeletedError, StageShell, Timing, TrimmedError
 from streams.worker import StageStores
 
 COLUMNS = (Column("n", "i8", "count", "a number"),)
@@ -261,6 +262,14 @@ class Bench:
         """Time passes, and the timer fires."""
         self.clock.now_s += later_s
         await self.app.timers[0]()
+
+    async def caught_up(self, later_s: float = 2.0) -> None:
+        """Time passes until nothing that has left the log is to be taken any more, and once again."""
+        await self.tick(later_s)
+        while any(owned.behind for owned in self.shell.owned()):
+            await asyncio.sleep(0.001)
+            await self.tick(0.0)
+        await self.tick(later_s)
 
     def happened(self, *names: str) -> list[Any]:
         """The events of some names, in order."""
@@ -892,8 +901,7 @@ def test_a_quiet_log_does_not_keep_the_past_waiting(tmp_path: Path) -> None:
 
     async def wait() -> None:
         await bench.assign()
-        await bench.tick(2)
-        await bench.tick(2)
+        await bench.caught_up()
 
     asyncio.run(wait())
     assert bench.stored() == (4, BASE + 4, b"5")
@@ -943,12 +951,120 @@ def test_a_later_stage_stores_nothing_between_lake_and_log(tmp_path: Path) -> No
 
     async def go_on() -> None:
         await bench.assign()
-        await bench.tick(1)
-        await bench.leave()
+        await bench.tick(0)
+        catching = bench.shell.owned()[0].catching
+        assert catching is not None
+        await catching
 
     asyncio.run(go_on())
     assert saved[-1] == []
-    assert bench.stored() == (69, BASE + 49, b"50")
+    assert bench.stored() == (69, BASE + 49, b"50"), "stored as soon as the log begins, without waiting for its time"
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_of_the_past_only_the_newest_message_is_held(tmp_path: Path, raw: bool) -> None:
+    bench, held = Bench(tmp_path, source=topics.MBO if raw else topics.BINS), list[int]()
+    past = FakePast(BASE, BASE + 200, lambda _: held.extend(len(owned.held) for owned in bench.shell.owned()))
+    past.raw = raw
+    bench.shell._past = past
+    bench.app.consumer.log_start = 200
+
+    async def go_on() -> None:
+        await bench.assign()
+        await bench.caught_up(0.0)  # no time passes, so nothing is stored on the way
+
+    asyncio.run(go_on())
+    assert max(held) == 1
+    assert bench.happened("ack") == []
+
+
+def test_a_lake_that_is_away_for_a_moment_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "PAST_RETRY_S", 0.001)
+    away = [BASE + 20, BASE + 20, BASE + 3, BASE]
+    errors = [MissingServiceError("the lake does not answer", remedy="try again"), OSError("no route")]
+
+    def on_read(seq: int) -> None:
+        if away and seq == away[-1]:
+            away.pop()
+            raise errors[len(away) % 2]
+
+    past = FakePast(BASE, BASE + 30, on_read)
+    bench = Bench(tmp_path, past=past)
+    bench.app.consumer.log_start = 30
+
+    async def go_on() -> None:
+        await bench.assign()
+        await bench.take(*(bench.raw(n) for n in range(30, 33)))
+        await bench.leave()
+
+    asyncio.run(go_on())
+    assert not away
+    assert bench.stored() == (32, BASE + 32, b"33")
+
+
+def test_who_reads_the_past_does_not_hold_up_the_timer(tmp_path: Path) -> None:
+    go = threading.Event()
+    bench = Bench(tmp_path, past=FakePast(BASE, BASE + 5, lambda _: go.wait(30) and None))
+    bench.app.consumer.log_start = 5
+
+    async def wait() -> None:
+        await bench.assign()
+        for _ in range(3):
+            await asyncio.wait_for(bench.tick(2), 20)
+        go.set()
+        await bench.caught_up()
+
+    asyncio.run(wait())
+    assert bench.stored() == (4, BASE + 4, b"5")
+
+
+def test_a_past_that_cannot_be_had_ends_the_process_by_the_timer(tmp_path: Path) -> None:
+    def damaged(seq: int) -> None:
+        raise InputError("an object is damaged", remedy="none")
+
+    bench = Bench(tmp_path, past=FakePast(BASE, BASE + 5, damaged))
+    bench.app.consumer.log_start = 5
+
+    async def wait() -> None:
+        await bench.assign()
+        await bench.caught_up()
+
+    with pytest.raises(InputError, match="an object is damaged"):
+        asyncio.run(wait())
+
+
+@pytest.mark.parametrize("where", ["log", "lake"])
+def test_what_was_deleted_on_demand_is_refused_wherever_it_stands(tmp_path: Path, where: str) -> None:
+    start = 10 if where == "lake" else 0
+    bench = Bench(tmp_path, past=FakePast(BASE, BASE + start))
+    bench.app.consumer.log_start = start
+    gone = Deletion("X", 0, BASE + 7, BASE + 8)
+    bench.shell.manifest = replace(bench.shell.manifest, deletions=(Deletion("Y", 0, BASE, BASE + 9), gone))
+
+    async def go_on() -> None:
+        await bench.assign()
+        await bench.take(*(bench.raw(n) for n in range(start, 12)))
+
+    with pytest.raises(DeletedError, match=f"seq {BASE + 7} of .* was deleted on demand") as refused:
+        asyncio.run(go_on())
+    assert refused.value.seq == BASE + 7
+    assert len(bench.happened("send")) == 7
+
+
+def test_what_was_deleted_after_it_was_applied_is_a_repeat_like_any_other(tmp_path: Path) -> None:
+    begun, bench = Bench(tmp_path), Bench(tmp_path)
+    bench.shell.manifest = replace(bench.shell.manifest, deletions=(Deletion("X", 0, BASE, BASE + 8),))
+
+    async def go_on() -> None:
+        await begun.assign()
+        await begun.take(*(begun.raw(n) for n in range(9)))
+        await begun.leave()
+        await bench.assign()
+        await bench.take(*(bench.raw(n) for n in range(7, 12)))
+        await bench.leave()
+
+    asyncio.run(go_on())
+    assert bench.stored() == (11, BASE + 11, b"12")
 
 
 def test_another_run_goes_on_where_a_cutover_names_both_and_migrates_the_state(tmp_path: Path) -> None:
