@@ -9,21 +9,28 @@ the tree must then be one that is known to be harmless.
     kinds of nodes        those of SELECTs; a new kind of a new release is refused until somebody looked at it
     the root              one SELECT, perhaps with a FORMAT; no SETTINGS, no INTO OUTFILE
     table functions       those of `TABLE_FUNCTIONS`, and our views with parameters
-    tables                of the default database, and some of `system` that clients need
+    tables                ours by name, those of WITH, and some of `system` that clients need. Any other name may be a
+                          file's: the engine's `default` database lies over the file system, so `'/etc/passwd'` is a
+                          table, and so is a plain word if a file in the folder of the process is called so
     other functions       all but those that reach out of the query
-    behind IN             neither table functions but those above nor tables of other databases
+    behind IN             values, and the tables and table functions that may stand in FROM
     the text              no `;` at all, so that whatever one parser takes for a comment, there is no second statement
+    names                 nothing that could be taken for a line of the tree or a part of one
 
-No input or output here: `judge` gets the tree as text.
+The tree does not escape names, so one with a line feed in it could forge nodes. Therefore the engine also writes the
+query as it understood it (`formatQuerySingleLine`), where names stand in quotes and escapes; `read_names` reads that.
+
+No input or output here: `judge` gets the tree as text, `read_names` the query as the engine writes it.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from control.embedded.store_sql import StoreError, refusal
-from sinks.ddl import PARAMETERISED
+from sinks.ddl import PARAMETERISED, VIEWS
+from sinks.tables import all_tables
 
 READER: Final = "reader"
 """The user that may only ask."""
@@ -48,6 +55,10 @@ LIMITS: Final[Mapping[str, int]] = {
 """Setting → its greatest value. A day of a busy tape is 20 million rows and takes a second: 30 s and a thousand million
 rows are for months of them. A GiB and two threads leave room for inserts beside a handful of strangers."""
 
+WHOLE_BYTES_MAX: Final = 64 << 20
+"""Greatest answer, in bytes of its columns, that is made whole before it is sent: the process holds it twice, as text
+several times as long. More goes in a format that streams, of which it holds a piece."""
+
 _CHOSEN: Final = re.compile(
     r"output_format_(arrow|parquet|native|json|csv|tsv|pretty|decimal|binary)_\w+"
     r"|session_timezone|date_time_output_format|log_comment|max_block_size|extremes"
@@ -59,13 +70,16 @@ TABLE_FUNCTIONS: Final = frozenset(
 ) | frozenset(PARAMETERISED)
 """Table functions that compute and reach nowhere, in lower case. What stands inside of `view` is judged too."""
 
+TABLES: Final = frozenset(name for table in (*all_tables(), *VIEWS) for name in (table, f"default.{table}"))
+"""Tables and views of ours, as a query may name them."""
+
 SYSTEM_TABLES: Final = frozenset(
     f"system.{name}" for name in ("one", "numbers", "settings", "tables", "columns", "databases", "functions")
 )
 """Tables of `system` that clients look into; none tells of other people's queries, of files or of the machine."""
 
 _REACHING_OUT: Final = re.compile(
-    r"file|ai[a-z]+|dict.*|joinget.*|catboost.*|sleep.*|logtrace|getmacro|getclienthttpheader"
+    r"file|hascolumnintable|ai[a-z]+|dict.*|joinget.*|catboost.*|sleep.*|logtrace|getmacro|getclienthttpheader"
     r"|getserver.*|gethttp.*|filesystem.*|(full)?host_?name|fqdn|tcpport|serveruuid|getoskernelversion|uptime"
     r"|currentrequesturl|addressto.*|demangle|naivebayes.*|generateserialid|hasthreadfuzzer|getsetting.*|globalvariable"
     r"|buildid|displayname|zookeeper.*|connectionid|connection_id|runningconcurrency|throwif"
@@ -83,6 +97,12 @@ _KINDS: Final = frozenset(
     }
 )  # fmt: skip
 """Nodes of a SELECT. Not among them: `Set` (settings), and `ColumnsApplyTransformer`, which hides a function's name."""
+
+_QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|`(?P<name>(?:[^`\\]|\\.)*)`")
+_WITH_NAME: Final = re.compile(r"(?<![\w`.])(?P<name>[A-Za-z_]\w*)(?: ?\([^()]*\))? AS(?: MATERIALIZED)? \(")
+_WORD: Final = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_UNREADABLE: Final = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]|\((alias|children) ")
+_IDENTIFIER: Final = re.compile(r"\{(?P<name>\w+):\s*Identifier\}")
 
 _NODE: Final = re.compile(r"(?P<kind>[A-Za-z]+)(?: (?P<name>.*?))?(?: \(alias .*\))?\s*(?:\(children \d+\))?")
 _LOOKS_IN: Final = re.compile(r"(global)?(not)?(null)?in(ignoreset)?", re.IGNORECASE)
@@ -124,8 +144,31 @@ def read_tree(text: str) -> Node:
     return above[0]
 
 
-def judge(tree: str) -> None:
+def read_names(written: str, parameters: Mapping[str, str]) -> frozenset[str]:
+    """The names that a query gives to its own tables in WITH, those that are plain words.
+
+    A name in quotes is not among them, nor is one that only a parameter says; they are not worth the care.
+
+    Args:
+        written: the query in one line, as the engine writes it.
+        parameters: values of its parameters, escaped as in the request.
+
+    Raises:
+        StoreError: it holds a name that could be mistaken for something else in the tree.
+    """
+    values = [parameters.get(match["name"], "") for match in _IDENTIFIER.finditer(written)]
+    quoted = [match["name"] or "" for match in _QUOTED.finditer(written)]
+    if "\n" in written or any(_UNREADABLE.search(name) for name in (*values, *quoted)):
+        raise _denied("it holds a name that cannot be read")
+    return frozenset(match["name"] for match in _WITH_NAME.finditer(_QUOTED.sub("``", written)))
+
+
+def judge(tree: str, own: Collection[str] = ()) -> None:
     """Let a query pass, by its tree.
+
+    Args:
+        tree: as `EXPLAIN AST` prints it.
+        own: names of tables that are the query's own, from `read_names`; none of them may be a file's too.
 
     Raises:
         StoreError: it is no SELECT, or reaches for something that is not allowed; which one is said.
@@ -139,9 +182,9 @@ def judge(tree: str) -> None:
         if node.kind not in _KINDS:
             raise _denied("SETTINGS are not allowed" if node.kind == "Set" else f"{node.kind} is not allowed")
         if node.kind == "TableExpression":
-            _judge_source(node)
+            _judge_source(node, own)
         elif node.kind == "Function":
-            _judge_function(node)
+            _judge_function(node, own)
         elif node.kind == "Identifier" and _is_foreign(node.name):
             raise _denied(f"{node.name} is not allowed")
 
@@ -156,20 +199,25 @@ def check_text(text: str) -> None:
         raise _denied("a semicolon may only end it; give text that has one as a parameter")
 
 
-def settings_of(chosen: Mapping[str, str]) -> dict[str, str]:
+def settings_of(chosen: Mapping[str, str], *, whole: bool = False) -> dict[str, str]:
     """Settings that a reader's query runs with: the limits, lowered where asked, and what may be chosen.
+
+    Args:
+        chosen: what the request asks for.
+        whole: whether the answer is made whole before it is sent.
 
     Raises:
         StoreError: a setting that may not be chosen, or a limit that is no number.
     """
-    out = {name: str(limit) for name, limit in LIMITS.items()}
+    limits = {**LIMITS, "max_result_bytes": WHOLE_BYTES_MAX} if whole else LIMITS
+    out = {name: str(limit) for name, limit in limits.items()}
     out |= {"timeout_overflow_mode": "throw", "read_overflow_mode": "throw", "result_overflow_mode": "throw"}
     out |= {"allow_ddl": "0", "max_execution_speed": "0", "timeout_before_checking_execution_speed": "0"}
     for name, value in chosen.items():
-        if name in LIMITS:
+        if name in limits:
             if not (value.isascii() and value.isdecimal()):
                 raise refusal(READONLY, "READONLY", f"{name} must be a whole number")
-            out[name] = str(min(LIMITS[name], int(value) or LIMITS[name]))
+            out[name] = str(min(limits[name], int(value) or limits[name]))
         elif _CHOSEN.fullmatch(name):
             out[name] = value
         elif name not in out:
@@ -177,27 +225,30 @@ def settings_of(chosen: Mapping[str, str]) -> dict[str, str]:
     return out
 
 
-def _judge_source(expression: Node) -> None:
+def _judge_source(expression: Node, own: Collection[str]) -> None:
     """What a FROM or JOIN reads."""
     for node in expression.children:
         if node.kind == "Function" and node.name.lower() not in TABLE_FUNCTIONS:
             raise _denied(f"the table function {node.name} is not allowed")
-        if node.kind == "TableIdentifier":
-            words = node.name.split(".")
-            if not (len(words) == 1 or (len(words) == 2 and words[0] == "default") or node.name in SYSTEM_TABLES):
-                raise _denied(f"the table {node.name} is not allowed")
+        if node.kind == "TableIdentifier" and not (node.name in SYSTEM_TABLES or _is_table(node.name, own)):
+            raise _denied(f"the table {node.name} is not allowed")
 
 
-def _judge_function(node: Node) -> None:
+def _judge_function(node: Node, own: Collection[str]) -> None:
     name = node.name.lower()
-    if _REACHING_OUT.fullmatch(name):
+    if _WORD.fullmatch(name) is None or _REACHING_OUT.fullmatch(name):
         raise _denied(f"the function {node.name} is not allowed")
     if _LOOKS_IN.fullmatch(name):
         for argument in node.children[0].children[1:] if node.children else ():
             if argument.kind == "Function" and argument.name.lower() not in ("tuple", "array", *TABLE_FUNCTIONS):
                 raise _denied(f"{argument.name} after IN is not allowed")
-            if argument.kind == "Identifier" and "." in argument.name:
+            if argument.kind == "Identifier" and not _is_table(argument.name, own):
                 raise _denied(f"{argument.name} after IN is not allowed")
+
+
+def _is_table(name: str, own: Collection[str]) -> bool:
+    """Whether a name is that of a table of ours or of the query's own, and of nothing else."""
+    return name in TABLES or name in own
 
 
 def _is_foreign(name: str) -> bool:

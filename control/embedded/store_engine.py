@@ -10,6 +10,7 @@ An insert is pushed through chdb's streaming inserter in one piece, without a te
 """
 
 import logging
+import os
 import re
 import threading
 import time
@@ -109,6 +110,7 @@ class StoreEngine:
         self._lock = FolderLock(folder, "a store")  # chdb locks it too, but does not say so in words
         self._lock.acquire()
         self._path = str(folder.resolve())
+        self._files = Path.cwd()  # the engine's `default` database shows the files below the folder it was started in
         try:
             self._root = chdb.connect(self._path)  # keeps the engine alive between requests
         except RuntimeError as error:
@@ -149,6 +151,21 @@ class StoreEngine:
         """
         explained = Statement(f"EXPLAIN AST {statement.text}", "EXPLAIN", None, None)
         return self.run(explained, replace(request, format="TSVRaw")).body.decode(errors="replace")
+
+    def written(self, statement: Statement) -> str:
+        """A statement in one line as the engine writes it: names and texts in quotes and escaped, no comments.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        asked = Statement("SELECT formatQuerySingleLine({statement:String})", "SELECT", None, None)
+        value = statement.text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+        request = Request({}, {"statement": value}, readonly=True, strict=True, format="TSVRaw")
+        return self.run(asked, request).body.decode(errors="replace").removesuffix("\n")
+
+    def names_a_file(self, name: str) -> bool:
+        """Whether a relative name is a file's, which the engine would read as a table."""
+        return os.path.lexists(self._files / name)
 
     def stream(self, statement: Statement, request: Request) -> Iterator[bytes]:
         """Execute a query and give its answer piece by piece; the format is one of `STREAMED_FORMATS`.

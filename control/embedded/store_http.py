@@ -29,7 +29,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from control.embedded.store_admission import READER, check_text, judge, settings_of
+from control.embedded.store_admission import READER, check_text, judge, read_names, settings_of
 from control.embedded.store_codings import choose, decode, encoder
 from control.embedded.store_engine import SESSION_IDLE_S, STREAMED_FORMATS, Answer, Request, StoreEngine
 from control.embedded.store_sql import (
@@ -51,6 +51,10 @@ BODY_BYTES_MAX: Final = 512 << 20
 THREADS_MAX: Final = 16
 """Statements executed at once; more wait. Each uses all cores while it runs; inserts and short queries must still get
 a turn beside a dozen long ones."""
+
+READERS_MAX: Final = 4
+"""Of these, statements of strangers. They wait for one another and never for a sink, nor a sink for them: with all
+threads open to them, a dozen queries of 30 s would keep inserts waiting as long."""
 
 CheckLogin = Callable[[str, str], bool]
 """Whether user and password may use the store."""
@@ -76,6 +80,7 @@ class _Call:
     query_id: str
     coding: str | None
     whole: bool
+    user: str = ""
 
 
 def make_app(engine: StoreEngine, check_login: CheckLogin | None = None, reader_port: int | None = None) -> Starlette:
@@ -110,6 +115,7 @@ class _Interface:
         self._reader_port = reader_port
         self._check_login = check_login
         self._threads = anyio.CapacityLimiter(THREADS_MAX)
+        self._reader_threads = anyio.CapacityLimiter(READERS_MAX)
 
     async def answer(self, http: HttpRequest) -> Response:
         """One request to `/`."""
@@ -121,9 +127,9 @@ class _Interface:
             body = await _body(http)
             if not body and not http.query_params:
                 return PlainTextResponse("Ok.\n")
-            call = await anyio.to_thread.run_sync(_understand, http, body, query_id)
+            call = replace(await anyio.to_thread.run_sync(_understand, http, body, query_id), user=user)
             if user == READER:
-                call = await anyio.to_thread.run_sync(self._admitted, call, limiter=self._threads)
+                call = await anyio.to_thread.run_sync(self._admitted, call, limiter=self._limiter(call))
             return await (self._whole(call) if call.whole else self._streamed(call))
         except StoreError as error:
             return self._failed(error, query_id)
@@ -150,14 +156,21 @@ class _Interface:
         statement, asked = call.statement, call.request
         check_text(statement.text)
         request = replace(
-            asked, settings=settings_of(asked.settings), readonly=True, strict=True, session_id="", database=""
+            asked,
+            settings=settings_of(asked.settings, whole=call.whole),
+            readonly=True,
+            strict=True,
+            session_id="",
+            database="",
         )
-        judge(self._engine.syntax_tree(statement, request))
+        own = read_names(self._engine.written(statement), request.parameters)
+        own = frozenset(name for name in own if not self._engine.names_a_file(name))
+        judge(self._engine.syntax_tree(statement, request), own)
         return replace(call, request=request)
 
     async def _whole(self, call: _Call) -> Response:
         run = partial(self._engine.run, call.statement, call.request)
-        answer = await anyio.to_thread.run_sync(run, limiter=self._threads)
+        answer = await anyio.to_thread.run_sync(run, limiter=self._limiter(call))
         body, headers = answer.body, self._headers(call)
         headers["X-ClickHouse-Summary"] = _summary(answer)
         if call.coding and body:
@@ -169,17 +182,18 @@ class _Interface:
     async def _streamed(self, call: _Call) -> Response:
         """Head after the first piece, so that a statement that fails at once still gets its status."""
         pieces = self._engine.stream(call.statement, call.request)
-        first = await self._next(pieces)
+        limiter = self._limiter(call)
+        first = await self._next(pieces, limiter)
         headers = self._headers(call)
         tag = headers["X-ClickHouse-Exception-Tag"] = secrets.token_hex(8)
         if call.coding:
             headers["Content-Encoding"] = call.coding
         return StreamingResponse(
-            self._pieces(pieces, first, call.coding, tag), headers=headers, media_type=_media_type(call)
+            self._pieces(pieces, first, call.coding, tag, limiter), headers=headers, media_type=_media_type(call)
         )
 
     async def _pieces(
-        self, pieces: Iterator[bytes], first: bytes | None, coding: str | None, tag: str
+        self, pieces: Iterator[bytes], first: bytes | None, coding: str | None, tag: str, limiter: anyio.CapacityLimiter
     ) -> AsyncIterator[bytes]:
         coder = encoder(coding) if coding else None
         piece = first
@@ -187,18 +201,22 @@ class _Interface:
             while piece is not None:
                 if data := coder.compress(piece) if coder else piece:
                     yield data
-                piece = await self._next(pieces)
+                piece = await self._next(pieces, limiter)
         except StoreError as error:
             marker = _mark(error, tag)
             yield coder.compress(marker) if coder else marker
         finally:
             with anyio.CancelScope(shield=True), suppress(Exception):
-                await anyio.to_thread.run_sync(pieces.close, limiter=self._threads)  # type: ignore[attr-defined]
+                await anyio.to_thread.run_sync(pieces.close, limiter=limiter)  # type: ignore[attr-defined]
         if coder:
             yield coder.flush()
 
-    async def _next(self, pieces: Iterator[bytes]) -> bytes | None:
-        return await anyio.to_thread.run_sync(next, pieces, None, limiter=self._threads)
+    @staticmethod
+    async def _next(pieces: Iterator[bytes], limiter: anyio.CapacityLimiter) -> bytes | None:
+        return await anyio.to_thread.run_sync(next, pieces, None, limiter=limiter)
+
+    def _limiter(self, call: _Call) -> anyio.CapacityLimiter:
+        return self._reader_threads if call.user == READER else self._threads
 
     def _headers(self, call: _Call) -> dict[str, str]:
         return {

@@ -6,6 +6,7 @@ hold it, nothing may be written, and the tables must be the same afterwards.
 
 import json
 import random
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
@@ -38,6 +39,8 @@ class Store:
         self.admin.command("CREATE TABLE hidden.secrets (a String) ENGINE = MergeTree ORDER BY a")
         self.admin.command(f"INSERT INTO hidden.secrets VALUES ('{SECRET}')")
         (folder / "secret.txt").write_text(SECRET + "\n")
+        self.loose = Path.cwd() / f"loose{secrets.token_hex(6)}"  # a plain word: in the folder of the process, a table
+        self.loose.write_text(SECRET + "\n")
 
     def ask(self, sql: str, **values: str) -> tuple[int, bytes]:
         """Status and body of a query of the reader."""
@@ -64,6 +67,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         made = Store(url, folder)
         yield made
         made.admin.close()
+        made.loose.unlink()
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +88,11 @@ ADMITTED = [
     "SELECT name, value FROM system.settings LIMIT 1",
     "SELECT {x:String} AS `quoted name`, 'it''s' || '' WHERE 0 = 1",
     "(SELECT 1 EXCEPT SELECT 2) -- comment",
+    "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 3), q (a) AS (SELECT 7) "
+    "SELECT * FROM r, q WHERE a IN q",
+    "WITH 'a AS (' AS text, `known` AS MATERIALIZED (SELECT px FROM `default`.`trades` GROUP BY px) "
+    "SELECT text FROM known WHERE px IN known OR px IN (SELECT px FROM trades) # known AS (",
+    "SELECT px AS `how (much)`, [1] AS `a\"b` FROM trades WHERE tape LIKE 'a\\_b' OR 'x\\ny' = $$`$$",
 ]
 
 
@@ -160,6 +169,61 @@ REFUSED = [
 ]
 
 
+FILES_AS_TABLES = [
+    "SELECT * FROM '{file}'",
+    "SELECT * FROM `{file}`",
+    'SELECT * FROM "{file}"',
+    "SELECT * FROM default.`{file}`",
+    "SELECT * FROM trades LEFT JOIN '{file}' AS f ON 1",
+    "SELECT * FROM trades, `{file}`",
+    "SELECT * FROM (SELECT * FROM '{file}')",
+    "SELECT * FROM view(SELECT * FROM '{file}')",
+    "SELECT (SELECT any(*) FROM '{file}')",
+    "SELECT 1 IN (SELECT * FROM '{file}')",
+    "SELECT 'x' IN `{file}`",
+    "SELECT 'x' NOT IN (`{file}` AS f)",
+    "SELECT in('x', `{file}`)",
+    "SELECT x -> x IN `{file}`",
+    "WITH 1 AS `{file}` SELECT * FROM `{file}`",
+    "WITH `{file}` AS (SELECT 1) SELECT (SELECT any(*) FROM `{file}`)",
+    "WITH `{file}` AS (SELECT * FROM `{file}`) SELECT * FROM `{file}`",
+    "SELECT (WITH `{file}` AS (SELECT 1) SELECT 1), * FROM `{file}`",
+    "SELECT 'x AS (', * FROM `{file}`",
+    "SELECT * FROM {name:Identifier}",
+    "SELECT 'x' IN {name:Identifier}",
+    "SELECT * FROM `trades (alias x/../../../../../../../../../..{file}` AS t",
+    "SELECT 'x' IN `trades (alias x/../../../../../../../../../..{file}` AS t",
+    "SELECT * FROM `trades\\n     Literal /../../../../../../../../../..{file}`",
+    "SELECT * FROM `trades\n     Literal /../../../../../../../../../..{file}`",
+    "SELECT file('{file}', 'LineAsString') AS `x\\n      Literal y`",
+    "SELECT file('{file}') AS `x) (children 1)\\n     ExpressionList (children 1)\\n      Literal y`",
+    "SELECT ('x' AS `z\\n     Literal q`) IN `{file}`",
+    "SELECT hasColumnInTable('default', '{file}', 'c1')",
+]
+"""The engine's own database lies over the file system."""
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("sql", FILES_AS_TABLES)
+def test_no_file_is_a_table(store: Store, sql: str, number: int) -> None:
+    """Whether it is there or not, which is not told either; and also after the owner looked at it."""
+    there = str(store.folder / "secret.txt")
+    store.admin.query(f"SELECT * FROM file('{there}', 'LineAsString')")
+    name = (there, str(store.loose), there + ".not", str(store.folder / "*.t?t"))[number]
+    status, body = store.ask(sql.replace("{file}", name), param_name=name)
+    assert status == 403, body
+    assert b"Code: 497." in body
+    assert SECRET.encode() not in body
+
+
+@pytest.mark.parametrize("sql", [s for s in FILES_AS_TABLES if "/.." not in s])
+def test_no_file_in_the_folder_of_the_process_is_a_table(store: Store, sql: str) -> None:
+    name = store.loose.name
+    status, body = store.ask(sql.replace("{file}", name), param_name=name)
+    assert status == 403, body
+    assert SECRET.encode() not in body
+
+
 @pytest.mark.parametrize("sql", REFUSED)
 def test_what_reaches_out_is_refused(store: Store, sql: str) -> None:
     status, body = store.ask(sql.replace("{folder}", str(store.folder)))
@@ -224,6 +288,17 @@ PIECES = [
     " UNION ALL ",
     " INTO OUTFILE '/tmp/out' ",
     "file('/etc/passwd')",
+    "'/etc/passwd'",
+    "`/etc/passwd`",
+    "/etc/passwd",
+    "default.`/etc/group`",
+    " FROM '/etc/pass*'",
+    " IN `/etc/passwd`",
+    "WITH `/etc/passwd` AS (SELECT 1)",
+    "?",
+    "*",
+    "../",
+    " (alias ",
     "url('http://127.0.0.1:1')",
     "SELECT",
     " FROM ",

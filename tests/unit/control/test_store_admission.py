@@ -2,7 +2,16 @@
 
 import pytest
 
-from control.embedded.store_admission import LIMITS, READER, check_text, judge, read_tree, settings_of
+from control.embedded.store_admission import (
+    LIMITS,
+    READER,
+    WHOLE_BYTES_MAX,
+    check_text,
+    judge,
+    read_names,
+    read_tree,
+    settings_of,
+)
 from control.embedded.store_sql import StoreError
 
 HEAD = """SelectWithUnionQuery (children 1)
@@ -26,6 +35,8 @@ def test_sources_that_compute_or_are_ours_pass(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
+        "TableIdentifier /etc/passwd", "TableIdentifier default./etc/passwd", "TableIdentifier ? (alias t)",
+        "TableIdentifier Makefile", "TableIdentifier default.known", "TableIdentifier schema_versions",
         "TableIdentifier system.processes", "TableIdentifier other.trades", "TableIdentifier default.a.b",
         "Function url (children 1)", "Function URL (alias x)", "Function executable", "Function viewIfPermitted",
     ],
@@ -59,16 +70,49 @@ def test_nodes_that_nobody_looked_at_are_refused_wherever_they_stand(kind: str) 
 
 
 def test_what_stands_behind_in_is_a_value_or_ours() -> None:
-    looked_up = "      TableIdentifier t\n   Function globalNotIn\n    ExpressionList\n     Identifier a\n     "
+    looked_up = "      TableIdentifier trades\n   Function globalNotIn\n    ExpressionList\n     Identifier a\n     "
 
     def tree(argument: str) -> str:
         return HEAD + looked_up + argument + "\n"
 
-    for good in ("Literal 1", "Subquery", "Identifier known", "Function tuple", "Function numbers"):
-        judge(tree(good))
-    for bad in ("Identifier other.table", "Function url", "Function s3", "Identifier system.tables"):
+    for good in (
+        "Literal 1",
+        "Subquery",
+        "Identifier known",
+        "Identifier default.bins",
+        "Function tuple",
+        "Function numbers",
+    ):
+        judge(tree(good), {"known"})
+    for bad in (
+        "Identifier other.table",
+        "Function url",
+        "Function s3",
+        "Identifier system.tables",
+        "Identifier /etc/passwd",
+        "Identifier x",
+    ):
         with pytest.raises(StoreError):
-            judge(tree(bad))
+            judge(tree(bad), {"known"})
+
+
+def test_the_query_s_own_tables_are_read_from_how_the_engine_writes_it() -> None:
+    written = (
+        "WITH a AS (SELECT 1), b (x, y) AS (SELECT 'c AS (', 2), b2(x) AS (SELECT 1), "
+        "5 AS d, `e f` AS (SELECT 3), 'g' AS `h`, "
+        "`x.i` AS (SELECT 4), j AS MATERIALIZED (SELECT 5) SELECT k AS l FROM a"
+    )
+    assert read_names(written, {}) == {"a", "b", "b2", "j"}
+    judge(HEAD + "      TableIdentifier a (alias t)\n", {"a"})
+
+
+@pytest.mark.parametrize("name", ["a\\nb", "t (alias x", "t (children 1)", "a\\\\b", "a\tb", "a\u2028b"])
+def test_names_that_could_forge_a_tree_are_refused(name: str) -> None:
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_names(f"SELECT 1 AS `{name}`", {})
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_names("SELECT {x:Identifier}, {y:String}", {"x": name})
+    assert read_names("SELECT '\\n (alias x', {x:String}", {"x": name}) == frozenset()
 
 
 def test_a_text_is_one_statement_to_every_parser() -> None:
@@ -92,6 +136,13 @@ def test_settings_are_the_limits_and_what_may_be_chosen() -> None:
         with pytest.raises(StoreError) as caught:
             settings_of({name: value})
         assert caught.value.code == 164
+
+
+def test_an_answer_that_is_made_whole_is_small() -> None:
+    assert settings_of({}, whole=True) == {**settings_of({}), "max_result_bytes": str(WHOLE_BYTES_MAX)}
+    for asked in ("0", "99999999999"):
+        assert settings_of({"max_result_bytes": asked}, whole=True)["max_result_bytes"] == str(WHOLE_BYTES_MAX)
+    assert settings_of({"max_result_bytes": "5"}, whole=True)["max_result_bytes"] == "5"
 
 
 def test_a_tree_is_read_by_its_indents() -> None:
