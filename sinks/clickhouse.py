@@ -14,7 +14,7 @@ gets the same answer, and is the same block.
 
 import io
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Final, TypeVar
@@ -32,7 +32,7 @@ from clickhouse_connect.driver.exceptions import (
 )
 
 from runtime.errors import BarographError
-from sinks.base import Batch, StoppedError
+from sinks.base import Batch, Lane, StoppedError
 from sinks.batcher import Limits
 from sinks.ddl import apply_ddl
 from sinks.records import first_of_each_id
@@ -134,6 +134,20 @@ def build_insert(batch: Batch, known: Container[str] = frozenset()) -> Insert | 
     return Insert(batch.lane.table.name, tuple(rows.schema.names), sink.getvalue(), batch.token)
 
 
+def known_ids(client: Client, lane: Lane, before: int, ids: Sequence[str]) -> frozenset[str]:
+    """Which of some ids of records stand in a lane's table under numbers before `before`.
+
+    Raises:
+        ClickHouseError: the server does not answer.
+    """
+    found = client.query(
+        f"SELECT DISTINCT id FROM {lane.table.name} WHERE tape = {{tape:String}} AND partition = {{at:Int32}} "
+        "AND seq < {first:Int64} AND id IN {ids:Array(String)}",
+        parameters={"tape": lane.tape, "at": lane.partition, "first": before, "ids": list(dict.fromkeys(ids))},
+    )
+    return frozenset(str(row[0]) for row in found.result_rows)
+
+
 class ClickHouseSink:
     """Batches into ClickHouse.
 
@@ -181,21 +195,10 @@ class ClickHouseSink:
 
     def _known(self, batch: Batch) -> frozenset[str]:
         """Ids of a batch's records that stand in the table under numbers before it."""
-        lane = batch.lane
         rows = build_rows(batch)
         if not rows.num_rows:
             return frozenset()
-        found = self._connected().query(
-            f"SELECT DISTINCT id FROM {lane.table.name} WHERE tape = {{tape:String}} AND partition = {{at:Int32}} "
-            "AND seq < {first:Int64} AND id IN {ids:Array(String)}",
-            parameters={
-                "tape": lane.tape,
-                "at": lane.partition,
-                "first": batch.first[0],
-                "ids": list(dict.fromkeys(rows.column("id").to_pylist())),
-            },
-        )
-        return frozenset(str(row[0]) for row in found.result_rows)
+        return known_ids(self._connected(), batch.lane, batch.first[0], rows.column("id").to_pylist())
 
     def close(self) -> None:
         """Close the connection."""

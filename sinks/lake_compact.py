@@ -121,6 +121,8 @@ def _hash_column(found: Any, column: pa.Array) -> None:
         whole = pc.fill_null(column, "")
         found.update(pc.binary_length(whole).to_numpy(zero_copy_only=False).tobytes())
         found.update(pc.binary_join(pa.ListArray.from_arrays([0, len(whole)], whole), "")[0].as_py().encode())
+    elif pa.types.is_nested(column.type) or pa.types.is_binary(column.type) or pa.types.is_boolean(column.type):
+        found.update(repr(column.to_pylist()).encode())  # fields of records, which are rare
     else:
         plain = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
         found.update(pc.fill_null(plain, 0).to_numpy(zero_copy_only=False).tobytes())

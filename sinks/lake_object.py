@@ -7,7 +7,7 @@ the time is (UNDEF), and no message is made of it.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from runtime import lake_format
 from runtime.lake_format import INDEX_KEY, decode_index, encode_index, read_index
 from sinks.base import Batch, Entry
 from sinks.parquet import writer_options
-from sinks.rows import build_rows
+from sinks.rows import build_rows, rows_in
 from sinks.tables import TableSpec
 
 __all__ = ["content_of", "decode_object", "encode_object", "read_index", "read_places", "write_parquet"]
@@ -32,7 +32,7 @@ def encode_object(batch: Batch) -> bytes:
     Raises:
         BadMessageError: a message of it is not what it should be.
     """
-    return write_parquet(with_time(build_rows(batch), batch.lane.table), encode_index(_index(batch.entries)))
+    return write_parquet(with_time(build_rows(batch), batch.lane.table), encode_index(_index(batch)))
 
 
 def write_parquet(rows: pa.Table, index: bytes) -> bytes:
@@ -44,7 +44,9 @@ def write_parquet(rows: pa.Table, index: bytes) -> bytes:
 
 
 def with_time(rows: pa.Table, table: TableSpec) -> pa.Table:
-    """Rows with the table's first time in microseconds, rounded down, as their last column."""
+    """Rows with the table's first time in microseconds, rounded down, as their last column; some records have none."""
+    if not table.time:
+        return rows
     name = table.time[0]
     times = rows.column(name).to_numpy()
     known = times <= np.iinfo(np.int64).max  # of unsigned times those above are UNDEF
@@ -80,10 +82,10 @@ def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> 
         yield Entry(placed.message, placed.seq, placed.part)
 
 
-def _index(entries: Sequence[Entry]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for entry in entries:
-        message, envelope = entry.message, entry.message.envelope
+def _index(batch: Batch) -> list[dict[str, object]]:
+    table, rows = batch.lane.table, list[dict[str, object]]()
+    for entry in batch.entries:
+        message, envelope, count = entry.message, entry.message.envelope, rows_in(entry, batch.lane.table)
         rows.append(
             {
                 "seq": entry.seq,
@@ -92,11 +94,11 @@ def _index(entries: Sequence[Entry]) -> list[dict[str, object]]:
                 "kind": envelope.kind,
                 "t": envelope.t,
                 "instrument": message.instrument,
-                "rows": entry.rows,
+                "rows": count,
                 "offset": message.offset,
                 "timestamp_ms": message.timestamp_ms,
                 "headers": [{"name": name, "value": value} for name, value in envelope.to_headers()],
-                "value": None if entry.rows else message.value,
+                "value": None if count and not table.record else message.value,
                 "deleted": False,
             }
         )
