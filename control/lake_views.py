@@ -42,6 +42,12 @@ NOT_THERE: Final = frozenset({"cutovers"})
 _GLOBS: Final = frozenset("*?{}'\\")
 """Characters that a path may not have: the engine would take them for patterns, or for the end of the text."""
 
+FILES: Final = "lake"
+"""Database of the tables that the engine reads from files."""
+
+_FIRSTS: Final = f"SELECT * FROM {FILES}.{{}} ORDER BY tape, partition, seq LIMIT 1 BY tape, partition, id"
+"""Of records the first message of each id, as the sink of ClickHouse has them."""
+
 _LONG: Final = {"max_query_size": 64 << 20, "max_partitions_per_insert_block": 0}
 """Settings of the statements here: a lake that is being compacted is named object by object."""
 
@@ -72,10 +78,19 @@ def lake_store(location: str) -> Iterator[str]:
 
 def _declare(client: Client, lake: ObjectStore, location: str, manifests: list[Manifest]) -> None:
     try:
-        for table in TABLES.values():
-            client.command(_over(table, lake, location, manifests), settings=_LONG)
-        for table in RECORDS.values():
-            _copy_records(client, table, lake, location, manifests)
+        client.command(f"CREATE DATABASE {FILES}")
+        for table in (*TABLES.values(), *RECORDS.values()):
+            found = _patterns(table, lake, manifests)
+            if found:
+                client.command(engine_table_sql(table, _engine(location, found), FILES), settings=_LONG)
+            if (
+                found and not table.record
+            ):  # `Merge` reads that one table, and has the alias columns that `File` has not
+                client.command(engine_table_sql(table, f"Merge({FILES}, '^{table.name}$')"))
+            else:
+                client.command(table_sql(table))
+            if found and table.record:
+                client.command(f"INSERT INTO {table.name} {_FIRSTS.format(table.name)}", settings=_LONG)
         client.command(table_sql(REGISTERS["ops_tapes"]))
         insert_rows(client, REGISTERS["ops_tapes"], _tapes(manifests))
         for view in VIEWS:
@@ -84,27 +99,6 @@ def _declare(client: Client, lake: ObjectStore, location: str, manifests: list[M
     except ClickHouseError as error:
         said = " ".join(str(error).split())[:300]
         raise InputError(f"the lake at {location} cannot be read: {said}", remedy="look at its objects") from error
-
-
-def _over(table: TableSpec, lake: ObjectStore, location: str, manifests: list[Manifest]) -> str:
-    """The statement that makes a table over what stands of it in the lake; an empty one if nothing does."""
-    found = _patterns(table, lake, manifests)
-    return engine_table_sql(table, _engine(location, found)) if found else table_sql(table)
-
-
-def _copy_records(
-    client: Client, table: TableSpec, lake: ObjectStore, location: str, manifests: list[Manifest]
-) -> None:
-    """A table of records with the first message of each id, as the sink of ClickHouse has them."""
-    client.command(table_sql(table))
-    found = _patterns(table, lake, manifests)
-    if not found:
-        return
-    beside = f"{table.name}_said"
-    client.command(engine_table_sql(table, _engine(location, found), name=beside), settings=_LONG)
-    firsts = f"SELECT * FROM {beside} ORDER BY tape, partition, seq LIMIT 1 BY tape, partition, id"
-    client.command(f"INSERT INTO {table.name} {firsts}", settings=_LONG)
-    client.command(f"DROP TABLE {beside}")
 
 
 def _patterns(table: TableSpec, lake: ObjectStore, manifests: list[Manifest]) -> list[str]:

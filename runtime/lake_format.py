@@ -220,14 +220,23 @@ def _column(field: pa.Field) -> Column:
     return Column(field.name, dtype, unit, "", field.type.list_size if vector else 0)
 
 
+def _letters(column: pa.ChunkedArray) -> np.ndarray:
+    """One-letter texts as bytes, whether they are stored as text or by number."""
+    text = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = pa.concat_arrays(text.unify_dictionaries().chunks) if len(text) else None
+    if whole is None:
+        return np.empty(0, "S1")
+    letters = np.array([word.encode("latin-1") for word in whole.dictionary.to_pylist()], "S1")
+    return letters[whole.indices.to_numpy()]
+
+
 def _records(rows: pa.Table) -> np.ndarray:
     records = np.zeros(len(rows), MBO_DTYPE)
     records["length"] = MBO_BYTES // 4
     for name in _RAW_NAMES:
         column = rows.column(name)
         if name in _LETTERS:
-            letters = np.array(column.to_pylist(), dtype="U1")
-            records[name] = np.char.encode(letters, "latin-1") if len(letters) else letters.astype("S1")
+            records[name] = _letters(column)
         else:
             records[name] = column.to_numpy()
     return records

@@ -21,7 +21,7 @@ from sinks.parquet import writer_options
 from sinks.rows import build_rows, rows_in
 from sinks.tables import TableSpec
 
-__all__ = ["content_of", "decode_object", "encode_object", "read_index", "read_places", "write_parquet"]
+__all__ = ["as_text", "content_of", "decode_object", "encode_object", "read_index", "read_places", "write_parquet"]
 
 _MICROSECONDS: Final = pa.timestamp("us", tz="UTC")
 
@@ -65,9 +65,15 @@ def content_of(data: bytes) -> tuple[pa.Table, pa.Table] | None:
     """Rows and message index of an object, to be compared; None if it cannot be read."""
     try:
         rows = pq.read_table(pa.BufferReader(data))
-        return rows.replace_schema_metadata(None), decode_index(rows.schema.metadata)
+        return as_text(rows), decode_index(rows.schema.metadata)
     except (pa.ArrowException, OSError, ValueError):
         return None
+
+
+def as_text(rows: pa.Table) -> pa.Table:
+    """Rows with text as text: how texts are numbered depends on where objects were cut, and on who wrote them."""
+    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in rows.schema]
+    return rows.cast(pa.schema(fields)).replace_schema_metadata(None)
 
 
 def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> Iterator[Entry]:

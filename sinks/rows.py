@@ -100,7 +100,7 @@ def _raw_rows(entries: Sequence[Entry]) -> pa.Table:
 def _raw_column(records: np.ndarray, name: str) -> pa.Array:
     if name in LETTERS:
         codes = np.ascontiguousarray(records[name]).view(np.uint8)
-        return pa.DictionaryArray.from_arrays(pa.array(codes), _LETTERS).dictionary_decode()
+        return pa.DictionaryArray.from_arrays(pa.array(codes), _LETTERS)
     return pa.array(np.ascontiguousarray(records[name]))
 
 
