@@ -1,4 +1,4 @@
-"""A tape made again on a broker from the lake: every message of the raw topic and of what was derived from it.
+"""A tape made again on a broker from the lake: every raw message, what was derived of it, and records.
 
 The tape keeps its random id, its numbers and its runs. So sinks and readers go on where they were: what was written is
 recognised, and nothing is written twice. New are the topics and their ids; a raw message that was number `seq` stands
@@ -25,17 +25,14 @@ from runtime.kafka import CheckedProducer, consumer, read_range, watermarks
 from runtime.object_store import ObjectStore, object_store_at
 from runtime.sequence import Place, Placed
 from runtime.settings import Settings
-from runtime.tape_reader import TapeReader, place_of
+from runtime.tape_reader import TapeReader, first_seq, place_of
 from runtime.tapes import Manifest, State, TapeStore
 from schemas.envelope import Envelope, crc32
 from schemas.message import Outgoing
-from schemas.topics import DERIVED, MBO, TopicSpec, of_tape
+from schemas.topics import MBO, TopicSpec, of_tape
 
 DELETED: Final = ("deleted", b"1")
 """Header of a message that stands for a deleted one."""
-
-SPECS: Final = (MBO, *DERIVED)
-"""Streams that the lake keeps."""
 
 
 class Backfill:
@@ -89,7 +86,7 @@ class Backfill:
         with self._admin.alone(self.manifest):
             if not replace_topics:
                 self._refuse_full(names)
-            self._refuse_behind()
+            self._refuse_behind(names)
             self._admin.save(replace(self.manifest, state="open"))
             self._topics.delete(names)
             self._drop_checkpoints()
@@ -123,14 +120,14 @@ class Backfill:
                     if placed.message.envelope.kind == "end":
                         open_ones.discard(placed.message.instrument)
                     advance(count + 1, 0)
-            ended = ended and not open_ones
+            ended = ended and not (open_ones and spec.rooted)
             topic = spec.name(self.manifest.tape, line)
             self._ends[topic, partition] = reader.sequence.next_seq, reader.sequence.next_part
         return tuple(base), ended
 
     def _lanes(self) -> Iterator[tuple[TopicSpec, str, int]]:
-        for spec in SPECS:
-            for line in self.manifest.lines if spec is not MBO else ("-",):
+        for spec in of_tape("").values():
+            for line in self.manifest.lines if spec.scope == "line" else ("-",):
                 for partition in range(self.manifest.partitions):
                     yield spec, line, partition
 
@@ -146,13 +143,14 @@ class Backfill:
                         f"topic {name} holds messages", remedy="give --replace to delete the tape's topics first"
                     )
 
-    def _refuse_behind(self) -> None:
-        """What stands on the topics and not in the lake would be lost."""
+    def _refuse_behind(self, names: list[str]) -> None:
+        """What stands on the topics that are made again and not in the lake would be lost."""
         existing = self._topics.existing()
         with closing(consumer(self._servers)) as client:
             for spec, line, partition in self._lanes():
                 topic = spec.name(self.manifest.tape, line)
-                low, high = watermarks(client, topic, partition) if topic in existing else (0, 0)
+                there = topic in existing and topic in names
+                low, high = watermarks(client, topic, partition) if there else (0, 0)
                 for message in read_range(self._servers, topic, partition, high - 1, high) if low < high else ():
                     if place_of(message, spec, self.manifest) >= self._ends[topic, partition]:
                         raise InputError(
@@ -178,14 +176,14 @@ class Backfill:
         return made
 
     def _publish(self, made: Manifest, names: list[str]) -> dict[str, int]:
-        counts = dict.fromkeys((spec.stream for spec in SPECS), 0)
+        counts = dict.fromkeys((spec.stream for spec in of_tape("").values()), 0)
         producer = CheckedProducer(self._servers)
         for spec, line, partition in self._lanes():
             if spec.name(made.tape, line) not in names:
                 continue  # records that stand there still
             with self._out.bar(f"writing {spec.stream}", "messages") as advance:
                 for placed in self._reader(spec, line, partition):
-                    if placed.seq >= made.base[partition]:
+                    if placed.seq >= first_seq(spec, made, partition):
                         producer.send(outgoing(placed, spec.name(made.tape, line)))
                         counts[spec.stream] += 1
                         advance(counts[spec.stream], 0)

@@ -29,7 +29,7 @@ from sinks.lake_dbn import ZSTD_LEVEL, head
 from sinks.lake_object import with_time
 from sinks.parquet import writer_options
 from sinks.rows import build_rows
-from sinks.tables import TABLES
+from sinks.tables import tape_tables
 
 BATCH_BYTES: Final = 16 << 20
 """Bytes of values that become rows at once: bounds memory; smaller row groups would make larger files."""
@@ -50,7 +50,7 @@ def export(
 
     Args:
         manifest, line: the tape and line.
-        stream: `mbo`, or a derived one.
+        stream: `mbo`, a derived one, or one of records; of those said again each is a row.
         out: `.dbn` or `.dbn.zst` (only `mbo`), or `.parquet`.
         servers: Kafka; empty: the lake alone is read.
         lake: the lake; None: Kafka alone is read.
@@ -64,13 +64,14 @@ def export(
         InputError: stream, instrument or file name do not fit, or the file cannot be written.
         HoleError, DamagedObjectError: lake or topic is damaged.
     """
-    if stream not in TABLES:
-        raise InputError(f"there is no stream {stream!r}", remedy=f"use one of: {', '.join(TABLES)}")
+    tables = {table.name: table for table in tape_tables()}
+    if stream not in tables:
+        raise InputError(f"there is no stream {stream!r}", remedy=f"use one of: {', '.join(tables)}")
     if instrument and instrument not in manifest.instruments:
         known = ", ".join(manifest.instruments)
         raise InputError(f"tape {manifest.tape} has no {instrument!r} (known: {known})", remedy="correct --instrument")
     write = _writer_for(out, stream)
-    spec = TABLES[stream].topic
+    spec = tables[stream].topic
     readers = [
         TapeReader(manifest, line, spec, partition, servers, lake)
         for partition in range(manifest.partitions)
@@ -155,7 +156,7 @@ def _compressing(file: Any, compressed: bool) -> Iterator[Any]:
 
 
 def _write_parquet(path: Path, manifest: Manifest, line: str, spec: TopicSpec, messages: _Messages) -> int:
-    table, count, writer = TABLES[spec.stream], 0, None
+    table, count, writer = next(t for t in tape_tables() if t.topic is spec), 0, None
     try:
         for partition, entries in _batches(messages):
             lane = Lane(manifest.tape, manifest.tape_id, line, table, partition)

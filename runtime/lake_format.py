@@ -7,7 +7,8 @@ Arrow table under `INDEX_KEY`, base64, one row for each message:
 
     seq, part, last, kind, t, instrument, rows     what readers look for
     offset, timestamp_ms, headers                  Kafka's side: every header in order, as bytes
-    value                                          bytes of messages that are no rows (definitions); else missing
+    value                                          bytes of messages that are no rows (definitions), and of records,
+                                                   whose rows do not say how they were written; else missing
     deleted                                        the message was deleted: its place stays, its rows and bytes are gone
 
 An object says by itself what its columns are. So messages of an older release are made again as they were, and nothing
@@ -19,6 +20,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -177,7 +179,8 @@ def decode_object(data: bytes, name: str, topic: str, partition: int) -> Iterato
     values = _Values(rows, raw=find(topic) is MBO)
     start = 0
     for at in index:
-        value = at["value"] if at["rows"] == 0 else values.of(name, start, at["rows"])
+        kept = at["rows"] == 0 or at["value"] is not None
+        value = at["value"] if kept else values.of(name, start, at["rows"])
         start += at["rows"]
         envelope, _ = read_headers([(h["name"], h["value"]) for h in at["headers"]], value or b"")
         if at["rows"] and crc32(value) != envelope.crc32:
@@ -191,12 +194,12 @@ class _Values:
 
     def __init__(self, rows: pa.Table, *, raw: bool) -> None:
         self._rows, self._raw = rows, raw
-        self._columns = tuple(
-            _column(field)
-            for field in rows.schema
-            if field.name not in KEY_COLUMNS and not pa.types.is_timestamp(field.type)
-        )
         self._records = _records(rows) if raw else np.empty(0, MBO_DTYPE)
+
+    @cached_property
+    def _columns(self) -> tuple[Column, ...]:
+        own = (f for f in self._rows.schema if f.name not in KEY_COLUMNS and not pa.types.is_timestamp(f.type))
+        return tuple(map(_column, own))
 
     def of(self, name: str, start: int, count: int) -> bytes:
         """The value that rows `start` to `start + count` were."""
@@ -217,14 +220,24 @@ def _column(field: pa.Field) -> Column:
     return Column(field.name, dtype, unit, "", field.type.list_size if vector else 0)
 
 
+def _letters(column: pa.ChunkedArray) -> np.ndarray:
+    """One-letter texts as bytes, whether they are stored as text or by number."""
+    text = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    whole = pa.concat_arrays(text.unify_dictionaries().chunks) if len(text) else None
+    if whole is None:
+        return np.empty(0, "S1")
+    letters = np.array([word.encode("latin-1") for word in whole.dictionary.to_pylist()], "S1")
+    found: np.ndarray = np.take(letters, whole.indices.to_numpy())
+    return found
+
+
 def _records(rows: pa.Table) -> np.ndarray:
     records = np.zeros(len(rows), MBO_DTYPE)
     records["length"] = MBO_BYTES // 4
     for name in _RAW_NAMES:
         column = rows.column(name)
         if name in _LETTERS:
-            letters = np.array(column.to_pylist(), dtype="U1")
-            records[name] = np.char.encode(letters, "latin-1") if len(letters) else letters.astype("S1")
+            records[name] = _letters(column)
         else:
             records[name] = column.to_numpy()
     return records

@@ -25,7 +25,7 @@ from runtime.sequence import HoleError, Place, Placed, Sequence, Verdict
 from runtime.tapes import Manifest
 from schemas.message import Message
 from schemas.names import Cursor
-from schemas.topics import MBO, TopicSpec, rooted
+from schemas.topics import TopicSpec, rooted
 
 
 class UndeclaredDeletionError(InputError):
@@ -67,7 +67,8 @@ class TopicReader:
     sequence: Sequence = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sequence = Sequence(f"{self.topic}[{self.partition}]", self.manifest.base[self.partition])
+        start = first_seq(self.spec, self.manifest, self.partition)
+        self.sequence = Sequence(f"{self.topic}[{self.partition}]", start)
 
     @property
     def topic(self) -> str:
@@ -86,25 +87,30 @@ class TopicReader:
             seq, part = place_of(message, self.spec, self.manifest)
             if self.seq_to is not None and seq > self.seq_to:
                 return
-            if judge(self.sequence, message, seq, part, raw=self.spec is MBO) is Verdict.ACCEPT:
+            if judge(self.sequence, message, seq, part, by_offset=self.spec.by_offset) is Verdict.ACCEPT:
                 yield Placed(message, seq, part)
 
 
 def place_of(message: Message, spec: TopicSpec, manifest: Manifest) -> Place:
-    """The place of a message of a topic: of a raw one its offset, counted from the tape's base."""
-    if spec is MBO:
-        return message.offset + manifest.base[message.partition], 0
+    """The place of a message of a topic: its offset from the tape's base if raw, of a record its offset."""
+    if spec.by_offset:
+        return message.offset + first_seq(spec, manifest, message.partition), 0
     return message.envelope.seq, message.envelope.part
 
 
-def judge(sequence: Sequence, message: Message, seq: int, part: int, *, raw: bool) -> Verdict:
+def first_seq(spec: TopicSpec, manifest: Manifest, partition: int) -> int:
+    """The number of a partition's first message. Records have numbers of their own, which deletions do not move."""
+    return manifest.base[partition] if spec.rooted else 0
+
+
+def judge(sequence: Sequence, message: Message, seq: int, part: int, *, by_offset: bool) -> Verdict:
     """What the rule says of a message.
 
     Raises:
         HoleError, ConflictError: messages before it are missing, or it is another one than before.
     """
     envelope = message.envelope
-    return sequence.check(seq, part, last=raw or envelope.last, run=envelope.run, crc32=envelope.crc32)
+    return sequence.check(seq, part, last=by_offset or envelope.last, run=envelope.run, crc32=envelope.crc32)
 
 
 @dataclass(slots=True)
@@ -143,7 +149,7 @@ class LakeReader:
         while (found := self._next()) is not None:
             item, data = found
             for placed in lake_format.decode_object(data, item.name, topic, self.partition):
-                verdict = judge(self.sequence, placed.message, placed.seq, placed.part, raw=self.spec is MBO)
+                verdict = judge(self.sequence, placed.message, placed.seq, placed.part, by_offset=self.spec.by_offset)
                 if verdict is Verdict.ACCEPT:
                     self._refuse_undeclared(placed)
                     yield placed
@@ -214,7 +220,7 @@ class TapeReader:
     sequence: Sequence = field(init=False)
 
     def __post_init__(self) -> None:
-        seq, part = self.start or (self.manifest.base[self.partition], 0)
+        seq, part = self.start or (first_seq(self.spec, self.manifest, self.partition), 0)
         self.sequence = Sequence(f"{self.topic}[{self.partition}]", seq, part)
 
     @property
@@ -232,7 +238,7 @@ class TapeReader:
         for placed in self._all():
             if self.seq_to is not None and placed.seq > self.seq_to:
                 return
-            gone = placed.deleted or self.manifest.deletes(self.partition, placed.seq, placed.message)
+            gone = self._gone(placed)
             if not gone or self.deleted:
                 yield Placed(placed.message, placed.seq, placed.part, gone)
 
@@ -277,10 +283,14 @@ class TapeReader:
         if first is not None and self._next >= first:
             return
         for placed in self._from_lake(first):
-            gone = placed.deleted or self.manifest.deletes(self.partition, placed.seq, placed.message)
-            yield Placed(placed.message, placed.seq, placed.part, gone)
+            yield Placed(placed.message, placed.seq, placed.part, self._gone(placed))
         if first is not None and self._next < first:
             raise HoleError(self.sequence.where, self._next, first)
+
+    def _gone(self, placed: Placed) -> bool:
+        """Whether a message was deleted on demand; records never are, and have other numbers."""
+        named = self.spec.rooted and self.manifest.deletes(self.partition, placed.seq, placed.message)
+        return placed.deleted or named
 
     @property
     def _next(self) -> Place:
@@ -299,7 +309,7 @@ class TapeReader:
         for raw in read_raw(self.bootstrap_servers, self.topic, self.partition, start, stop):
             message = to_message(raw)
             seq, part = place_of(message, self.spec, self.manifest)
-            if judge(self.sequence, message, seq, part, raw=self.spec is MBO) is Verdict.ACCEPT:
+            if judge(self.sequence, message, seq, part, by_offset=self.spec.by_offset) is Verdict.ACCEPT:
                 yield Placed(message, seq, part)
 
     def _offset_before(self, client: Consumer, low: int, high: int) -> int:
@@ -307,8 +317,9 @@ class TapeReader:
 
         A log goes on by one or back, never over a hole. So from any message at or before a place, reading on meets it.
         """
-        if self.spec is MBO:
-            return min(high, max(low, self._next[0] - self.manifest.base[self.partition]))
+        if self.spec.by_offset:
+            start = first_seq(self.spec, self.manifest, self.partition)
+            return min(high, max(low, self._next[0] - start))
         after = high
         while after - low > 1:
             middle = (low + after) // 2

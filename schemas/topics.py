@@ -1,5 +1,8 @@
 """The topic catalogue: every topic, once. `barograph topics apply` makes them so; docs/topics.md is generated from it.
 
+Tables, lake, reconciler and commands follow from an entry: a stream of rows is declared here, with its columns, and
+nowhere else.
+
 Retention is off on every topic of a tape: a tape of last year would otherwise be deleted within minutes of being
 published, because Kafka goes by the messages' own time. Kafka also refuses stamps more than an hour ahead of the
 broker's clock unless told otherwise. Size is bounded by deleting tapes, not by time.
@@ -8,6 +11,8 @@ broker's clock unless told otherwise. Size is bounded by deleting tapes, not by 
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from schemas import bars, bins, trades
+from schemas.columns import Column
 from schemas.names import is_name
 
 MESSAGE_BYTES_MAX: Final = 8 << 20
@@ -40,6 +45,8 @@ class TopicSpec:
         compacted: whether only the newest value of each key is kept.
         rooted: whether its messages descend from one raw message each and carry its `seq`; else several producers
             write it, and consumers are idempotent by the id in the record.
+        columns: of a stream of Arrow rows, its columns.
+        times: columns of it that hold times in ns, the one that orders rows first; records have theirs by name.
     """
 
     stream: str
@@ -52,6 +59,13 @@ class TopicSpec:
     avro: str = ""
     compacted: bool = False
     rooted: bool = True
+    columns: tuple[Column, ...] = ()
+    times: tuple[str, ...] = ()
+
+    @property
+    def by_offset(self) -> bool:
+        """Whether a message's number is its offset rather than a header of it: nobody derived it from another."""
+        return self.scope == "tape"
 
     def name(self, tape: str = "", line: str = "main") -> str:
         """The topic's name on a tape and line."""
@@ -80,18 +94,19 @@ MBO: Final = TopicSpec(
     "connectors",
     ("books stage", "sinks"),
     avro="definition",
+    times=("ts_event", "ts_recv"),
 )
 BINS: Final = TopicSpec(
     "bins", "line", 1, "instrument", "Arrow IPC stream, one row per bin (schemas.bins)", "books stage",
-    ("sinks", "gateway"),
+    ("sinks", "gateway"), columns=bins.columns(), times=("ts_end_ns", "ts_start_ns"),
 )  # fmt: skip
 TRADES: Final = TopicSpec(
     "trades", "line", 1, "instrument", "Arrow IPC stream, one row per trade (schemas.trades)", "books stage",
-    ("bars stage", "sinks", "gateway"),
+    ("bars stage", "sinks", "gateway"), columns=trades.COLUMNS, times=("ts_ns",),
 )  # fmt: skip
 BARS: Final = TopicSpec(
     "bars", "line", 1, "instrument", "Arrow IPC stream, one row per bar (schemas.bars)", "bars stage",
-    ("sinks",),
+    ("sinks",), columns=bars.COLUMNS, times=("ts_end_ns", "ts_start_ns"),
 )  # fmt: skip
 GAPS: Final = TopicSpec(
     "gaps", "tape", 1, "instrument", "Avro: a stretch of input without effect on the book (schemas/avro/gap.avsc)",

@@ -7,7 +7,7 @@ replaced by one put, and doing it again changes nothing, so an interrupted delet
 
 import io
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from sinks.base import Lane
 from sinks.lake import folder_of
 from sinks.lake_dbn import encode_dbn, read_records
 from sinks.lake_object import write_parquet
-from sinks.tables import TABLES
+from sinks.tables import TABLES, TableSpec
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +72,10 @@ def erase_objects(lake: ObjectStore, manifest: Manifest, on_object: Callable[[],
     return count
 
 
-def lanes(manifest: Manifest) -> Iterator[Lane]:
-    """Every lane of a tape, raw ones once."""
-    for table in TABLES.values():
-        for line in manifest.lines if not table.raw else ("-",):
+def lanes(manifest: Manifest, tables: Iterable[TableSpec] | None = None) -> Iterator[Lane]:
+    """Every lane of a tape, those of no line once; of some tables, or of all that hold rows."""
+    for table in TABLES.values() if tables is None else tables:
+        for line in manifest.lines if table.topic.scope == "line" else ("-",):
             for partition in range(manifest.partitions):
                 yield Lane(manifest.tape, manifest.tape_id, line, table, partition)
 

@@ -28,7 +28,7 @@ from runtime.object_store import ObjectStore
 from sinks.base import Lane
 from sinks.erase import put_dbn
 from sinks.lake import DifferentObjectError, folder_of
-from sinks.lake_object import write_parquet
+from sinks.lake_object import as_text, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def content_hash(parts: Sequence[bytes]) -> str:
     for table in tables:
         for at in decode_index(table.schema.metadata).to_pylist():
             found.update(repr(at).encode())
-    rows = pa.concat_tables([_undictionaried(table) for table in _with_rows(tables)])
+    rows = pa.concat_tables([as_text(table) for table in _with_rows(tables)])
     for name in rows.schema.names:
         found.update(f"{name} {rows.schema.field(name).type} {rows.num_rows}".encode())
         _hash_column(found, pa.concat_arrays(rows.column(name).chunks) if rows.num_rows else pa.array([]))
@@ -121,15 +121,11 @@ def _hash_column(found: Any, column: pa.Array) -> None:
         whole = pc.fill_null(column, "")
         found.update(pc.binary_length(whole).to_numpy(zero_copy_only=False).tobytes())
         found.update(pc.binary_join(pa.ListArray.from_arrays([0, len(whole)], whole), "")[0].as_py().encode())
+    elif pa.types.is_nested(column.type) or pa.types.is_binary(column.type) or pa.types.is_boolean(column.type):
+        found.update(repr(column.to_pylist()).encode())  # fields of records, which are rare
     else:
         plain = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
         found.update(pc.fill_null(plain, 0).to_numpy(zero_copy_only=False).tobytes())
-
-
-def _undictionaried(table: pa.Table) -> pa.Table:
-    """Rows with text as text: how texts are numbered depends on where objects were cut."""
-    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in table.schema]
-    return table.cast(pa.schema(fields)).replace_schema_metadata(None)
 
 
 def join(parts: Sequence[bytes]) -> bytes:
@@ -140,7 +136,10 @@ def join(parts: Sequence[bytes]) -> bytes:
     """
     tables = [pq.read_table(io.BytesIO(part)) for part in parts]
     index = [row for table in tables for row in decode_index(table.schema.metadata).to_pylist()]
-    rows = pa.concat_tables([table.replace_schema_metadata(None) for table in _with_rows(tables)])
+    found = [table.replace_schema_metadata(None) for table in _with_rows(tables)]
+    if len({table.schema for table in found}) > 1:  # another release wrote text as text
+        found = [as_text(table) for table in found]
+    rows = pa.concat_tables(found)
     return write_parquet(rows, encode_index(index))
 
 

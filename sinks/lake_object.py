@@ -7,7 +7,7 @@ the time is (UNDEF), and no message is made of it.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -18,10 +18,10 @@ from runtime import lake_format
 from runtime.lake_format import INDEX_KEY, decode_index, encode_index, read_index
 from sinks.base import Batch, Entry
 from sinks.parquet import writer_options
-from sinks.rows import build_rows
+from sinks.rows import build_rows, rows_in
 from sinks.tables import TableSpec
 
-__all__ = ["content_of", "decode_object", "encode_object", "read_index", "read_places", "write_parquet"]
+__all__ = ["as_text", "content_of", "decode_object", "encode_object", "read_index", "read_places", "write_parquet"]
 
 _MICROSECONDS: Final = pa.timestamp("us", tz="UTC")
 
@@ -32,7 +32,7 @@ def encode_object(batch: Batch) -> bytes:
     Raises:
         BadMessageError: a message of it is not what it should be.
     """
-    return write_parquet(with_time(build_rows(batch), batch.lane.table), encode_index(_index(batch.entries)))
+    return write_parquet(with_time(build_rows(batch), batch.lane.table), encode_index(_index(batch)))
 
 
 def write_parquet(rows: pa.Table, index: bytes) -> bytes:
@@ -44,7 +44,9 @@ def write_parquet(rows: pa.Table, index: bytes) -> bytes:
 
 
 def with_time(rows: pa.Table, table: TableSpec) -> pa.Table:
-    """Rows with the table's first time in microseconds, rounded down, as their last column."""
+    """Rows with the table's first time in microseconds, rounded down, as their last column; some records have none."""
+    if not table.time:
+        return rows
     name = table.time[0]
     times = rows.column(name).to_numpy()
     known = times <= np.iinfo(np.int64).max  # of unsigned times those above are UNDEF
@@ -63,9 +65,15 @@ def content_of(data: bytes) -> tuple[pa.Table, pa.Table] | None:
     """Rows and message index of an object, to be compared; None if it cannot be read."""
     try:
         rows = pq.read_table(pa.BufferReader(data))
-        return rows.replace_schema_metadata(None), decode_index(rows.schema.metadata)
+        return as_text(rows), decode_index(rows.schema.metadata)
     except (pa.ArrowException, OSError, ValueError):
         return None
+
+
+def as_text(rows: pa.Table) -> pa.Table:
+    """Rows with text as text: how texts are numbered depends on where objects were cut, and on who wrote them."""
+    fields = [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in rows.schema]
+    return rows.cast(pa.schema(fields)).replace_schema_metadata(None)
 
 
 def decode_object(data: bytes, table: TableSpec, topic: str, partition: int) -> Iterator[Entry]:
@@ -86,10 +94,10 @@ def _headers(entry: Entry) -> list[dict[str, object]]:
     return [{"name": n, "value": value} for n, value in headers if not (entry.deleted and n == "summary")]
 
 
-def _index(entries: Sequence[Entry]) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for entry in entries:
-        message, envelope = entry.message, entry.message.envelope
+def _index(batch: Batch) -> list[dict[str, object]]:
+    table, rows = batch.lane.table, list[dict[str, object]]()
+    for entry in batch.entries:
+        message, envelope, count = entry.message, entry.message.envelope, rows_in(entry, batch.lane.table)
         rows.append(
             {
                 "seq": entry.seq,
@@ -98,11 +106,11 @@ def _index(entries: Sequence[Entry]) -> list[dict[str, object]]:
                 "kind": envelope.kind,
                 "t": envelope.t,
                 "instrument": message.instrument,
-                "rows": entry.rows,
+                "rows": count,
                 "offset": message.offset,
                 "timestamp_ms": message.timestamp_ms,
                 "headers": _headers(entry),
-                "value": None if entry.rows or entry.deleted else message.value,
+                "value": None if entry.deleted or (count and not table.record) else message.value,
                 "deleted": entry.deleted,
             }
         )

@@ -10,6 +10,9 @@ A lake is asked twice: its rows, and its index of messages, which must name ever
 streams the DBN objects must hold as many records. What the manifest says was deleted is expected nowhere, and is too
 much where it stands. Messages that have left Kafka's log are expected as the lake's index names them.
 
+Records (gaps, events, dead letters) are said again by several producers. The lake keeps each message; in ClickHouse the
+first with an id counts, and a row of a later one is too much.
+
 While a tape goes on, its stores are behind its topics. Each sink writes a lane in order, so what is missing before the
 last message of a store is missing; what comes after it waits.
 """
@@ -27,14 +30,17 @@ from runtime.errors import MissingServiceError
 from runtime.lake_format import DamagedObjectError, ObjectRange
 from runtime.object_store import ObjectStore
 from runtime.sequence import Place
-from runtime.tape_reader import TapeReader
+from runtime.tape_reader import TapeReader, first_seq
 from runtime.tapes import Manifest
 from schemas.mbo import MBO_BYTES
-from sinks.base import Lane, rows_of
+from sinks.base import Entry, Lane
+from sinks.clickhouse import known_ids
 from sinks.lake import objects_of
 from sinks.lake_dbn import read_records
 from sinks.lake_object import read_index, read_places
-from sinks.tables import TABLES
+from sinks.records import id_of
+from sinks.rows import rows_in
+from sinks.tables import tape_tables
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +58,9 @@ class TableReport:
     """One table.
 
     Attributes:
-        topic_rows: rows in the topic, repeats not counted.
-        store_rows, lake_rows: rows in ClickHouse and in the lake; None where it was not asked.
+        topic_rows: rows in the topic, repeats not counted; of records each id once.
+        store_rows, lake_rows: rows in ClickHouse and in the lake; None where it was not asked. Of records the lake has
+            a row for each message.
         missing: rows that are missing, in both stores together.
         duplicate: rows too many, in both stores together.
         messages: messages in the topic, repeats not counted.
@@ -172,15 +179,17 @@ def reconcile(
         BarographError: the broker or the lake does not answer, or a topic was trimmed and no lake is asked.
     """
     tables, begins = {}, {} if starts is None else starts
-    for table in TABLES.values():
+    for table in tape_tables():
         found = []
         for partition in range(manifest.partitions):
             lane = Lane(manifest.tape, manifest.tape_id, line, table, partition)
-            start = begins.get((table.name, partition), (manifest.base[partition], 0))
+            if table.record and manifest.topic_ids and lane.topic not in manifest.topic_ids:
+                continue  # a tape of a release that did not have this topic
+            start = begins.get((table.name, partition), (first_seq(table.topic, manifest, partition), 0))
             topic = TapeReader(
                 manifest, line, table.topic, partition, bootstrap_servers, lake, start=start, deleted=True
             )
-            comparison = _Comparison(lane, topic, ongoing)
+            comparison = _Comparison(lane, topic, ongoing, client)
             found.append(comparison.run(client, lake))
             if comparison.right:
                 begins[table.name, partition] = comparison.done
@@ -196,13 +205,32 @@ class _Comparison:
         done: the first place that waits, or what follows the last one.
     """
 
-    def __init__(self, lane: Lane, topic: TapeReader, ongoing: bool) -> None:
+    def __init__(self, lane: Lane, topic: TapeReader, ongoing: bool, client: Client | None) -> None:
         self._lane, self._ongoing = lane, ongoing
         self._start: Place = topic.sequence.next_seq, topic.sequence.next_part
-        self._expected = {(p.seq, p.part): 0 if p.deleted else rows_of(p.message) for p in topic}
+        self._expected, ids = dict[Place, int](), dict[Place, str]()
+        for placed in topic:
+            rows = 0 if placed.deleted else rows_in(Entry(placed.message, placed.seq, placed.part), lane.table)
+            self._expected[placed.seq, placed.part] = rows
+            if rows and lane.table.record:
+                ids[placed.seq, placed.part] = id_of(placed.message, lane.table.topic.avro)
+        again = self._said_again(ids, client)
+        self._in_store = {place: 0 if place in again else rows for place, rows in self._expected.items()}
         self.done: Place = topic.sequence.next_seq, topic.sequence.next_part
         self._missing = self._duplicate = self._waiting = 0
         self.right = True
+
+    def _said_again(self, ids: dict[Place, str], client: Client | None) -> set[Place]:
+        """Places of records whose id stood before: in this look, or in the table from an earlier one."""
+        known: set[str] = set()
+        if client is not None and ids and self._start > (0, 0):
+            known |= known_ids(client, self._lane, self._start[0], list(ids.values()))
+        again = set()
+        for place, name in ids.items():
+            if name in known:
+                again.add(place)
+            known.add(name)
+        return again
 
     def run(self, client: Client | None, lake: ObjectStore | None) -> TableReport:
         """Ask both stores."""
@@ -211,30 +239,30 @@ class _Comparison:
         if client is not None:
             held = _in_clickhouse(client, self._lane, self._start)
             store_rows = sum(h.rows for h in held.values())
-            self._compare(held, max(held, default=None))
+            self._compare(self._in_store, held, max(held, default=None))
         if lake is not None:
             found = _in_lake(lake, self._lane, self._start)
             lake_rows, damaged = sum(h.rows for h in found.held.values()), found.damaged
-            last = self._compare(found.held, found.last)
+            last = self._compare(self._expected, found.held, found.last)
             settled = {place: rows for place, rows in self._expected.items() if place <= last}
             named_wrong = sum(found.named.get(place) != rows for place, rows in settled.items())
             dbn_missing = found.dbn_missing
         self.right = not (self._missing or self._duplicate or named_wrong or damaged or dbn_missing)
         return TableReport(
-            sum(self._expected.values()), store_rows, lake_rows, self._missing, self._duplicate,
+            sum(self._in_store.values()), store_rows, lake_rows, self._missing, self._duplicate,
             len(self._expected), named_wrong, self._waiting, tuple(damaged), dbn_missing,
         )  # fmt: skip
 
-    def _compare(self, held: dict[Place, Held], last: Place | None) -> Place:
+    def _compare(self, expected: dict[Place, int], held: dict[Place, Held], last: Place | None) -> Place:
         """Count a store; the last place that it should have."""
-        end = max(self._expected, default=self._start)
+        end = max(expected, default=self._start)
         if self._ongoing:  # the stores were asked after the topic, so they may be further
             held = {place: have for place, have in held.items() if place <= end}
             end = min(end, last or (-1, 0))
-        waiting = {place: rows for place, rows in self._expected.items() if place > end}
+        waiting = {place: rows for place, rows in expected.items() if place > end}
         self._waiting += sum(waiting.values())
         self.done = min([self.done, *waiting])
-        difference = compare({p: rows for p, rows in self._expected.items() if p <= end}, held)
+        difference = compare({p: rows for p, rows in expected.items() if p <= end}, held)
         self._missing += difference.missing
         self._duplicate += difference.duplicate
         return end

@@ -110,6 +110,11 @@ def is_record(message: Message, schema: str) -> bool:
     return True
 
 
+def id_of(message: Message, schema: str) -> str:
+    """The id of a record that can be read."""
+    return str(decode_avro(schema, message.value)["id"])
+
+
 def record_rows(messages: Sequence[Message], schema: str, fields: Sequence[Field]) -> pa.Table:
     """One row for each message; all of them are records."""
     records = [decode_avro(schema, message.value) for message in messages]

@@ -46,16 +46,16 @@ def build_rows(batch: Batch) -> pa.Table:
     Raises:
         BadMessageError: a value that cannot be decoded, another row count than its header says, other columns.
     """
-    entries = [entry for entry in batch.entries if entry.rows and _belongs(entry, batch.lane.table)]
+    entries = [entry for entry in batch.entries if rows_in(entry, batch.lane.table)]
     data = _data(batch.lane.table, entries)
     keys = _keys(batch, entries)
     fields = [*keys.schema, *data.schema]
     return pa.table([*keys.columns, *data.columns], schema=pa.schema(fields))
 
 
-def _belongs(entry: Entry, table: TableSpec) -> bool:
-    """Whether a message says of itself what the table holds; among several producers of records one may not."""
-    return not table.record or entry.message.envelope.schema == table.topic.avro
+def rows_in(entry: Entry, table: TableSpec) -> int:
+    """Rows that a message gives in a table: among several producers of records one may send another record."""
+    return entry.rows if not table.record or entry.message.envelope.schema == table.topic.avro else 0
 
 
 def _data(table: TableSpec, entries: Sequence[Entry]) -> pa.Table:
@@ -100,7 +100,7 @@ def _raw_rows(entries: Sequence[Entry]) -> pa.Table:
 def _raw_column(records: np.ndarray, name: str) -> pa.Array:
     if name in LETTERS:
         codes = np.ascontiguousarray(records[name]).view(np.uint8)
-        return pa.DictionaryArray.from_arrays(pa.array(codes), _LETTERS).dictionary_decode()
+        return pa.DictionaryArray.from_arrays(pa.array(codes), _LETTERS)
     return pa.array(np.ascontiguousarray(records[name]))
 
 

@@ -24,6 +24,7 @@ from runtime.errors import BarographError
 from runtime.kafka import consumer, to_message
 from runtime.object_store import LocalObjectStore, ObjectStore, object_store_at
 from runtime.sequence import Place, Sequence, Verdict
+from runtime.tape_reader import first_seq
 from runtime.tapes import Manifest, TapeStore
 from runtime.telemetry import SINK_ROWS, SINK_SECONDS
 from schemas.envelope import crc32
@@ -32,11 +33,12 @@ from sinks.base import Batch, Entry, Lane, Sink, StoppedError
 from sinks.batcher import Batcher
 from sinks.clickhouse import ClickHouseSink
 from sinks.lake import LakeSink
+from sinks.past import left_the_log
 from sinks.progress import Progress, ProgressStore
 from sinks.registers import following
 from sinks.retry import patiently
 from sinks.rows import BadMessageError
-from sinks.tables import RECORDS, TABLES, TableSpec
+from sinks.tables import TABLES, TableSpec, tape_tables
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +127,12 @@ class _LaneState:
     sequence: Sequence
     batcher: Batcher
     entries: list[Entry] = field(default_factory=list)
+    log_start: int = 0
+
+    def start(self) -> TopicPartition:
+        """Where Kafka is read from: after what is confirmed, or where its log begins if the lake gave the rest."""
+        offset = max(self.progress.offset, self.log_start)
+        return TopicPartition(self.lane.topic, self.lane.partition, offset or OFFSET_BEGINNING)
 
     def take(self, message: Message, now_s: float) -> None:
         """Judge a message; if it is the expected one, hold it.
@@ -191,6 +199,7 @@ class SinkRunner:
         open_consumer: makes the Kafka client from the servers' addresses.
         tables: what is read.
         progress: where progress is kept if not in `state`.
+        lake: what has left Kafka's log is read from here; None: its absence is an error.
         ahead: whether the next batch is taken while one is written.
     """
 
@@ -206,6 +215,7 @@ class SinkRunner:
         tables: Iterable[TableSpec] = tuple(TABLES.values()),
         progress: ObjectStore | None = None,
         *,
+        lake: ObjectStore | None = None,
         ahead: bool = False,
     ) -> None:
         self._sink = sink
@@ -214,7 +224,7 @@ class SinkRunner:
         self._manifest = manifest
         self._line = line
         self._bootstrap_servers = bootstrap_servers
-        self._state, self._progress = state, progress or state
+        self._state, self._progress, self._lake = state, progress or state, lake
         self._clock = clock or WallClock()
         self._open_consumer = open_consumer
         self._lanes: dict[tuple[str, int], _LaneState] = {}
@@ -241,7 +251,8 @@ class SinkRunner:
                 # 2. Claim the lanes, and read each from where its progress says.
                 self._claim_lanes(store)
                 with closing(self._open_consumer(self._bootstrap_servers)) as client:
-                    client.assign([self._start_of(state) for state in self._lanes.values()])
+                    self._take_past(client, store, stop)
+                    client.assign([state.start() for state in self._lanes.values()])
                     while not stop.is_set():
                         # 3. Take what there is; judge each message: repeats go, holes stop us, the rest is held.
                         found = client.consume(POLL_MESSAGES, POLL_S)
@@ -287,7 +298,7 @@ class SinkRunner:
                     )
 
     def _state_of(self, lane: Lane, store: ProgressStore) -> _LaneState:
-        table, base = lane.table, 0 if lane.table.record else self._manifest.base[lane.partition]
+        table, base = lane.table, first_seq(lane.table.topic, self._manifest, lane.partition)
         topic_id = self._manifest.topic_ids.get(lane.topic, "")
         progress = store.load(lane) or Progress(seq=base, topic_id=topic_id)
         if progress.topic_id != topic_id:
@@ -317,10 +328,6 @@ class SinkRunner:
             return replace(progress, topic_id=topic_id)
         seq = progress.plan[1][0] + 1 if progress.plan else progress.seq
         return replace(progress, offset=0, topic_id=topic_id, seq=seq, part=0, plan=None)
-
-    @staticmethod
-    def _start_of(state: _LaneState) -> TopicPartition:
-        return TopicPartition(state.lane.topic, state.lane.partition, state.progress.offset or OFFSET_BEGINNING)
 
     def _write(self, state: _LaneState, store: ProgressStore, stop: Event) -> None:
         """Write what a lane holds, so that a crash at any point is mended by doing the same again."""
@@ -358,6 +365,34 @@ class SinkRunner:
         one.state.progress = one.state.progress.after(one.batch, one.next_place)
         store.save(one.state.lane, one.state.progress)
 
+    def _take_past(self, client: Any, store: ProgressStore, stop: Event) -> None:
+        """What has left Kafka's log, from the lake, as if Kafka had delivered it; then Kafka goes on from there."""
+        if self._lake is None:
+            return
+        for state in self._lanes.values():
+            state.log_start = self._log_start(client, state.lane)
+            if state.log_start <= state.progress.offset:
+                continue
+            past = left_the_log(
+                self._lake, self._manifest, state.lane, state.progress.next_place, self._bootstrap_servers,
+                state.log_start,
+            )  # fmt: skip
+            for message in past:
+                if stop.is_set():
+                    return
+                state.take(message, self._clock.monotonic_s())
+                if state.must_write():
+                    self._write(state, store, stop)
+
+    def _log_start(self, client: Any, lane: Lane) -> int:
+        """First offset of a lane's log; 0 where there is no such topic or no answer, which reading it will tell of."""
+        try:
+            low, _ = client.get_watermark_offsets(TopicPartition(lane.topic, lane.partition), timeout=END_TIMEOUT_S)
+        except KafkaException as error:
+            log.info("where the log of %s starts is not known: %s", lane.topic, error.args[0].str())
+            return 0
+        return int(low)
+
     def _ask_ends(self, client: Any) -> None:
         """Once instruments end, learn where the topics of records do: nothing in them says so."""
         now_s = self._clock.monotonic_s()
@@ -377,7 +412,7 @@ class SinkRunner:
         behind = None
         if lane.table.record:
             end = self._ends.get((lane.topic, lane.partition))
-            behind = -1 if end is None else max(0, end - done.offset)
+            behind = -1 if end is None else max(0, end - done.seq)  # of a topic made again, too: numbers stay
         return LaneReport(lane.table.name, lane.partition, done.rows, done.next_place, done.ended, behind)
 
     def _usable(self, raw: Any) -> Message | None:
@@ -422,6 +457,7 @@ def run_sink(
     state_dir: Path,
     stop: Event,
     on_progress: Callable[[SinkReport], None] | None = None,
+    lake: str = "",
 ) -> None:
     """Fill ClickHouse or the lake from the topics of a tape and line until `stop` is set.
 
@@ -434,24 +470,28 @@ def run_sink(
         state_dir: folder of locks and progress; a lake in a bucket keeps progress itself, and a copy is here.
         stop: set it to make this return.
         on_progress: called from this thread at the start and whenever more is confirmed.
+        lake: for ClickHouse: folder or URL of the lake, which has what left Kafka's log; empty: none.
 
     Raises:
         BarographError: a hole, a conflict, a message or a target that cannot go on.
     """
     states = LocalObjectStore(state_dir)
     if name == "lake":
-        lake = object_store_at(target)
+        objects = object_store_at(target)
         try:
-            patiently(lambda: TapeStore(lake).save(manifest), f"manifest of {manifest.tape}", stop)
+            patiently(lambda: TapeStore(objects).save(manifest), f"manifest of {manifest.tape}", stop)
         except StoppedError:
             return
-        progress = None if isinstance(lake, LocalObjectStore) else lake
-        SinkRunner(LakeSink(lake), manifest, line, bootstrap_servers, states, progress=progress, ahead=True).run(
-            stop, on_progress
-        )
+        progress = None if isinstance(objects, LocalObjectStore) else objects
+        runner = SinkRunner(
+            LakeSink(objects), manifest, line, bootstrap_servers, states, tables=tape_tables(), progress=progress,
+            ahead=True,
+        )  # fmt: skip
+        runner.run(stop, on_progress)
         return
-    tables = (*TABLES.values(), *RECORDS.values())
     with following(bootstrap_servers, target):
-        sink = ClickHouseSink(target)
-        runner = SinkRunner(sink, manifest, line, bootstrap_servers, states, tables=tables, ahead=True)
+        runner = SinkRunner(
+            ClickHouseSink(target), manifest, line, bootstrap_servers, states, tables=tape_tables(),
+            lake=object_store_at(lake) if lake else None, ahead=True,
+        )  # fmt: skip
         runner.run(stop, on_progress)

@@ -1,10 +1,10 @@
 """Tables: what of a stream becomes rows, in ClickHouse and in the lake alike.
 
-A table is declared by its stream's columns (`schemas`) and the columns by which time is asked. Everything else follows:
+A table is declared by its topic's entry in the catalogue (`schemas.topics`). Everything else follows:
 the key columns that every row starts with, the Arrow type of each column, and the ClickHouse table (`sinks.ddl`).
 
     raw         records of DBN as they came                                    `mbo`
-    rows        what stages say, Arrow; one entry in `TABLES` declares one     `bins`, `trades`, `bars`, ...
+    rows        what stages say, Arrow                                         `bins`, `trades`, `bars`, ...
     records     what several producers say of a tape, Avro; every topic of the
                 catalogue with such a record has one                           `gaps`, `events`, `dead_letters`
     registers   newest value of each key, of all tapes; likewise               `ops_tapes`, `ops_runs`
@@ -21,10 +21,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from schemas import bars, bins, trades
 from schemas.columns import Column
 from schemas.mbo import MBO_DTYPE
-from schemas.topics import BARS, BINS, CATALOGUE, MBO, TRADES, TopicSpec
+from schemas.topics import CATALOGUE, TopicSpec
 from sinks.records import Field, fields_of
 
 RAW_LINE: Final = "-"
@@ -90,7 +89,7 @@ class TableSpec:
     @property
     def by_offset(self) -> bool:
         """Whether a message's number is its offset, rather than a header of it."""
-        return self.raw or self.record
+        return self.topic.by_offset or self.register
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -118,15 +117,12 @@ class TableSpec:
         return self.topic.name(tape, line)
 
 
-TABLES: Final = {
-    spec.name: spec
-    for spec in (
-        TableSpec(MBO, (), ("ts_event", "ts_recv")),
-        TableSpec(BINS, bins.columns(), ("ts_end_ns", "ts_start_ns")),
-        TableSpec(TRADES, trades.COLUMNS, ("ts_ns",)),
-        TableSpec(BARS, bars.COLUMNS, ("ts_end_ns", "ts_start_ns")),
-    )
-}
+def row_table(topic: TopicSpec) -> TableSpec:
+    """The table of the raw topic, or of one of rows."""
+    return TableSpec(topic, topic.columns, topic.times)
+
+
+TABLES: Final = {table.name: table for table in (row_table(topic) for topic in CATALOGUE if topic.rooted)}
 """Tables of raw and derived rows by name, in the order in which data flows."""
 
 
@@ -144,6 +140,11 @@ RECORDS: Final = {table.name: table for table in _OF_RECORDS if not table.regist
 
 REGISTERS: Final = {table.name: table for table in _OF_RECORDS if table.register}
 """Tables of the newest records of all tapes, by name."""
+
+
+def tape_tables() -> tuple[TableSpec, ...]:
+    """Every table of rows or records of a tape: what sinks write, and the reconciler compares."""
+    return (*TABLES.values(), *RECORDS.values())
 
 
 def all_tables() -> dict[str, TableSpec]:

@@ -125,6 +125,7 @@ def sink(
         state_dir=settings.state_dir,
         stop=until_signal(),
         on_progress=report_sink(settings.state_dir, manifest, line),
+        lake=settings.lake_location if name == "clickhouse" else "",
     )
 
 

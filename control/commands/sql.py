@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -28,12 +28,15 @@ def sql(
     param: Annotated[list[str] | None, typer.Option("--param", help="NAME=VALUE for {NAME:Type} in it")] = None,
     form: Annotated[str, typer.Option("--format", help="table, csv, parquet, arrow or json")] = "table",
     out_file: Annotated[Path | None, typer.Option("--out", help="file to write; default: standard output")] = None,
+    lake: Annotated[bool, typer.Option("--lake", help="ask the Parquet lake instead, under the same names")] = False,
+    lake_url: options.Lake = None,
     clickhouse_url: options.ClickHouse = None,
     data: options.Data = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask the store; opens it by itself when none runs. Ctrl-C cancels the query on the server too."""
     from control import query
+    from control.lake_views import lake_store
     from control.services import Services
 
     if form not in query.FORMATS:
@@ -43,8 +46,12 @@ def sql(
     text = statement if statement is not None else cast("Path", file).read_text()
     question = query.Question(text, query.parameters_of(param or [], text))
     out = Output(as_json)
-    with Services(options.settings(data_dir=data, clickhouse_url=clickhouse_url), out) as services:
-        url = services.store()
+    settings = options.settings(data_dir=data, clickhouse_url=clickhouse_url, lake_url=lake_url)
+    with ExitStack() as parts:
+        if lake:
+            url = parts.enter_context(lake_store(settings.lake_location))
+        else:
+            url = parts.enter_context(Services(settings, out)).store()
         with _shown(out, url, question), query.asking(url, question) as answer:
             rows = query.write(answer, cast("Any", "json" if as_json else form), out_file)
     if out_file is not None:

@@ -186,10 +186,11 @@ def compact_tape(
     """
     from sinks.erase import lanes
     from sinks.lake_compact import compact
+    from sinks.tables import tape_tables
 
     settings, out = options.settings(data_dir=data, lake_url=lake_url), Output(as_json)
     manifest, _ = options.place(settings, tape, None)
-    lake, found = object_store_at(settings.lake_location), list(lanes(manifest))
+    lake, found = object_store_at(settings.lake_location), list(lanes(manifest, tape_tables()))
     with out.bar("joining", "lanes") as advance:
         done = []
         for number, lane in enumerate(found):

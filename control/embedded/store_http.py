@@ -38,8 +38,7 @@ from control.embedded.store_sql import (
     NOT_IMPLEMENTED,
     Statement,
     StoreError,
-    join,
-    parse,
+    read,
     refusal,
 )
 
@@ -236,9 +235,10 @@ class _Interface:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """The request text and the named values of a request, wherever they came from."""
+    """The two halves of the request text and the named values of a request, wherever they came from."""
 
-    request: bytes
+    in_address: bytes
+    in_body: bytes
     values: Mapping[str, str]
 
 
@@ -265,7 +265,7 @@ def _fields(http: HttpRequest, raw: bytes) -> _Fields:
         form = _form(content_type, body)
         body = b""
         values = {**values, **form}
-    return _Fields(join(values.pop("query", "").encode(), body), values)
+    return _Fields(values.pop("query", "").encode(), body, values)
 
 
 def _comes_from_a_page(http: HttpRequest) -> bool:
@@ -295,7 +295,7 @@ def _form(content_type: str, body: bytes) -> dict[str, str]:
 def _understand(http: HttpRequest, body: bytes, query_id: str) -> _Call:
     fields = _fields(http, body)
     values = fields.values
-    statement = parse(fields.request)
+    statement = read(fields.in_address, fields.in_body)
     request = Request(
         settings={
             "log_comment": query_id,  # the engine gives its own ids; by this one a query can be found and cancelled

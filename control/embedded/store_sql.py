@@ -9,7 +9,8 @@ No input or output here; the engine is in `store_engine`, HTTP in `store_http`.
 """
 
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Final
 
 _TOKEN: Final = re.compile(
@@ -117,6 +118,23 @@ class _Token:
 def join(in_address: bytes, in_body: bytes) -> bytes:
     """The whole request text: address first, a line feed between, as the server joins them."""
     return in_address + b"\n" + in_body if in_address and in_body else in_address or in_body
+
+
+def read(in_address: bytes, in_body: bytes) -> Statement:
+    """The statement of a request whose text stands in the address, in the body, or in both.
+
+    A body that is data from its first byte, as drivers send inserts, becomes the statement's data as it is: joining a
+    block of 32 MiB to its statement and cutting it off again took a fifth of the time of the insert.
+
+    Raises:
+        StoreError: empty, several statements, or not UTF-8 before the data.
+    """
+    if in_address and in_body:
+        with suppress(StoreError):
+            begun = parse(in_address + b"\n")
+            if begun.data == b"":
+                return replace(begun, data=in_body)
+    return parse(join(in_address, in_body))
 
 
 def parse(request: bytes) -> Statement:

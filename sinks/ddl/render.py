@@ -62,6 +62,23 @@ def table_sql(spec: TableSpec) -> str:
     )
 
 
+def engine_table_sql(spec: TableSpec, engine: str, database: str = "") -> str:
+    """The statement that makes a table with the same columns and types over data that another engine reads.
+
+    Args:
+        spec: which table.
+        engine: the engine clause.
+        database: where it is made; empty: in the default one, with the columns for people, which not every engine has.
+    """
+    types = column_types(spec)
+    own = MBO_COLUMNS if spec.raw else tuple(column.name for column in spec.columns)
+    names = (*spec.key, *own, *(field.name for field in spec.fields))
+    lines = [f"{column} {types[column]}" for column in names]
+    lines += [] if database else [_for_people(time, spec) for time in spec.time]
+    place = f"{database}.{spec.name}" if database else spec.name
+    return f"CREATE TABLE {place}\n(\n    " + ",\n    ".join(lines) + f"\n)\nENGINE = {engine}\n"
+
+
 def column_types(spec: TableSpec) -> dict[str, str]:
     """Column → its type as the server names it, of all columns that hold something."""
     text = {name: "LowCardinality(String)" for name in (*spec.key, *(LETTERS if spec.raw else ()))}

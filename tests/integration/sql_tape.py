@@ -160,6 +160,11 @@ def record(made: SqlTape, schema: str, at: int, instrument: str, content: dict[s
     return Message(f"{made.tape}.{schema}s.v1", 0, at, 0, instrument, value, envelope)
 
 
+def again(message: Message, at: int) -> Message:
+    """The same record said again, at the end of its topic."""
+    return replace(message, offset=at)
+
+
 def announce(url: str, made: SqlTape) -> None:
     """The manifest, as its register has it."""
     manifest = Manifest(made.tape, f"id-{made.tape}", instruments=made.known)

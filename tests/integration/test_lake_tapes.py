@@ -27,18 +27,23 @@ from control.topic_admin import TopicAdmin
 from runtime.errors import BarographError, InputError
 from runtime.kafka import CheckedProducer, admin, read_range
 from runtime.object_store import LocalObjectStore
+from runtime.sequence import HoleError
 from runtime.settings import Settings
 from runtime.tape_reader import TapeReader
 from runtime.tapes import Line, Manifest
+from schemas import topics
+from schemas.columns import Column
 from schemas.mbo import MBO_DTYPE
 from schemas.message import Message, Outgoing
-from schemas.topics import of_tape, rooted
-from sinks.ddl import apply_ddl
+from schemas.topics import TopicSpec, of_tape
+from sinks.ddl import apply_ddl, drop_tape
+from sinks.ddl.render import WINDOW
+from sinks.progress import drop_progress
 from sinks.reconcile import ReconcileReport, reconcile
 from sinks.reconcile_watch import WHOLE_EVERY_S, TapeWatch
 from sinks.runner import SinkReport, run_sink
-from sinks.tables import TABLES
-from tests.unit.sinks.messages import RUN, Made, make_tape, manifest
+from sinks.tables import RECORDS, TABLES, row_table, tape_tables
+from tests.unit.sinks.messages import RUN, Made, first_of_each, make_derived, make_records, make_tape, manifest
 
 pytestmark = pytest.mark.real
 OUT = Output(as_json=True)
@@ -54,9 +59,19 @@ class Place:
         self.admin = TapeAdmin(self.settings, servers)
         self.lake = LocalObjectStore(folder / "lake")
 
-    def publish(self, tape: str, seed: int, blocks: int = 40, sinks: tuple[str, ...] = SINKS) -> Made:
-        """A finished tape, published and written everywhere, or to these sinks."""
+    def publish(
+        self,
+        tape: str,
+        seed: int,
+        blocks: int = 40,
+        sinks: tuple[str, ...] = SINKS,
+        extra: tuple[str, tuple[Column, ...]] | None = None,
+    ) -> Made:
+        """A finished tape, published and written everywhere, or to these sinks; with another derived stream."""
         made = make_tape(seed=seed, blocks=blocks, tape=tape, repeats=True)
+        made.topics |= make_records(tape).topics
+        if extra is not None:
+            made.topics |= make_derived(made, tape, *extra, seed=seed)
         self.admin.open(manifest(tape), "main", Line(RUN))
         producer = CheckedProducer(self.servers)
         for message in made.outgoing():
@@ -87,6 +102,19 @@ class Place:
                 state_dir=self.settings.state_dir, stop=stop, on_progress=tell,
             )  # fmt: skip
 
+    def fill_clickhouse(self, tape: str, stop: threading.Event, lake: str) -> None:
+        """Run that sink alone until all of a tape is confirmed."""
+        known = self.known(tape)
+
+        def tell(report: SinkReport) -> None:
+            if report.drained({n: i.partition for n, i in known.instruments.items()}):
+                stop.set()
+
+        run_sink(
+            "clickhouse", known, "main", bootstrap_servers=self.servers, target=self.store_url,
+            state_dir=self.settings.state_dir, stop=stop, on_progress=tell, lake=lake,
+        )  # fmt: skip
+
     def compared(self, tape: str) -> ReconcileReport:
         with closing(open_store(self.store_url)) as client:
             return reconcile(self.known(tape), "main", self.servers, client=client, lake=self.lake)
@@ -95,7 +123,7 @@ class Place:
         """Every stream by a reader, offsets and stamps aside."""
         known = self.known(tape)
         out = {}
-        for spec in rooted(tape).values():
+        for spec in of_tape(tape).values():
             found = TapeReader(known, "main", spec, 0, **how)
             out[spec.stream] = [(p.seq, p.part, bare(p.message)) for p in found]
         return out
@@ -124,7 +152,7 @@ def test_a_trimmed_tape_is_read_across_the_seam_exported_and_reconciled(place: P
     made = place.publish("seam", 21)
     before = place.content("seam", bootstrap_servers=place.servers)
     assert before == place.content("seam", lake=place.lake)
-    for topic in rooted("seam"):
+    for topic in of_tape("seam"):
         trim(place.servers, topic, len(made.topics[topic]) // 2)
     assert place.content("seam", bootstrap_servers=place.servers, lake=place.lake) == before
     assert place.compared("seam").clean
@@ -139,7 +167,9 @@ def test_a_trimmed_tape_is_read_across_the_seam_exported_and_reconciled(place: P
     assert frame.height == done["records"] > 0
     assert frame["instrument"].unique().to_list() == ["X:A"]
     assert "ts_end_utc" in frame.columns
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bins.parquet", "x.dbn", "x.dbn.zst"]
+    done = export(place.known("seam"), "main", "gaps", tmp_path / "gaps.parquet", **both)
+    assert pl.read_parquet(tmp_path / "gaps.parquet")["id"].to_list() == [f"gap-{n}" for n in (*range(7), *range(7))]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bins.parquet", "gaps.parquet", "x.dbn", "x.dbn.zst"]
     for stream, file in (("bins", "b.dbn"), ("mbo", "x.csv"), ("none", "x.parquet")):
         with pytest.raises(InputError):
             export(place.known("seam"), "main", stream, tmp_path / file, **both)
@@ -166,6 +196,103 @@ def test_a_tape_is_made_again_from_the_lake_and_nothing_is_written_twice(place: 
     # Again, over the topics that are there.
     assert Backfill(place.settings, place.servers, "again", place.lake, OUT).run(replace_topics=True)["base"] == (0,)
     assert place.content("again", bootstrap_servers=place.servers) == before
+
+
+def test_records_are_compared_by_id_in_the_store_and_by_message_in_the_lake(place: Place) -> None:
+    place.publish("said", 27, blocks=5)
+    report = place.compared("said")
+    assert report.clean
+    for name in RECORDS:
+        table = report.tables[name]
+        assert (table.topic_rows, table.store_rows, table.lake_rows, table.messages) == (7, 7, 14, 14)
+    with closing(open_store(place.store_url)) as client:
+        client.command("ALTER TABLE gaps DELETE WHERE tape = 'said' AND id = 'gap-3'", settings={"mutations_sync": 2})
+        client.command(
+            "INSERT INTO events SELECT * REPLACE (9 AS seq) FROM events WHERE tape = 'said' AND id = 'event-2'"
+        )
+    name = next(n for n in place.lake.names("said.dead_letters.v1/"))
+    place.lake.delete(name)
+    report = place.compared("said")
+    found = {n: (t.missing, t.duplicate, t.lake_messages_missing) for n, t in report.tables.items() if n in RECORDS}
+    assert found == {"gaps": (1, 0, 0), "events": (0, 1, 0), "dead_letters": (14, 0, 14)}
+
+
+def test_clickhouse_is_filled_from_the_lake_below_the_start_of_the_log(place: Place) -> None:
+    made = place.publish("below", 28, sinks=("lake",))
+    for topic in of_tape("below"):
+        trim(place.servers, topic, len(made.topics[topic]) * 2 // 3)
+    stop = threading.Event()
+    with pytest.raises(HoleError):
+        place.fill_clickhouse("below", stop, lake="")
+    place.fill_clickhouse("below", stop, lake=str(place.lake.root))
+    report = place.compared("below")
+    assert report.clean, report
+    assert report.tables["mbo"].store_rows == sum(
+        m.envelope.count for m in made.topics["below.mbo.v1"] if m.envelope.kind == "data"
+    )
+
+
+def test_a_tape_without_a_log_and_with_deletions_is_filled_from_the_lake(place: Place) -> None:
+    made = place.publish("gone", 29)
+    eraser = Eraser(place.settings, place.known("gone"), place.servers, OUT)
+    eraser.erase(eraser.find(Wish("X:A")), place.store_url)
+    for topic in of_tape("gone"):
+        trim(place.servers, topic, len(made.topics[topic]))
+    # A new store would have another identity, and no tokens; here both are forgotten.
+    with closing(open_store(place.store_url)) as client:
+        drop_tape(client, "gone")
+        assert client.command("SELECT count() FROM mbo WHERE tape = 'gone'") == 0
+    drop_progress(LocalObjectStore(place.settings.state_dir), place.known("gone").tape_id)
+    with closing(open_store(place.store_url)) as client:
+        for table in tape_tables():
+            client.command(f"ALTER TABLE {table.name} MODIFY SETTING non_replicated_deduplication_window = 0")
+        try:
+            place.fill_clickhouse("gone", threading.Event(), lake=str(place.lake.root))
+        finally:
+            for table in tape_tables():
+                client.command(
+                    f"ALTER TABLE {table.name} MODIFY SETTING non_replicated_deduplication_window = {WINDOW}"
+                )
+    report = place.compared("gone")
+    assert report.clean, report
+    with closing(open_store(place.store_url)) as client:
+        assert client.query("SELECT DISTINCT instrument FROM mbo WHERE tape = 'gone'").result_rows == [("X:B",)]
+
+
+def test_a_topic_that_is_only_declared_has_table_lake_and_reconciler(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    columns = (
+        Column("ts_ns", "i8", "ns", "time of the reading"),
+        Column("pressure", "f8", "lots/s", "a vector", 3),
+        Column("state", "i1", "code", "state"),
+    )
+    weather = TopicSpec(
+        "weather", "line", 1, "instrument", "Arrow", "weather stage", ("sinks",), columns=columns, times=("ts_ns",)
+    )
+    monkeypatch.setattr(topics, "CATALOGUE", (*topics.CATALOGUE, weather))
+    monkeypatch.setitem(TABLES, "weather", row_table(weather))
+    with closing(open_store(place.store_url)) as client:
+        assert "weather" in apply_ddl(client).changed
+    made = place.publish("declared", 30, extra=("weather", columns))
+    rows = sum(m.envelope.count for p, m in first_of_each(made.topics["declared.main.weather.v1"], False).items())
+    report = place.compared("declared")
+    assert report.clean, report
+    table = report.tables["weather"]
+    assert table.topic_rows == table.store_rows == table.lake_rows == rows > 0
+    before = place.content("declared", bootstrap_servers=place.servers)
+    assert before == place.content("declared", lake=place.lake)
+    result = Backfill(place.settings, place.servers, "declared", place.lake, OUT).run(replace_topics=True)
+    assert result["messages"]["weather"] == len(before["weather"])
+    assert place.content("declared", bootstrap_servers=place.servers) == before
+    assert export(
+        place.known("declared"), "main", "weather", tmp_path / "w.parquet", lake=place.lake
+    )["records"] == rows  # fmt: skip
+    name = next(n for n in place.lake.names("declared.main.weather.v1/"))
+    place.lake.delete(name)
+    assert place.compared("declared").tables["weather"].lake_messages_missing > 0
+    with closing(open_store(place.store_url)) as client:
+        client.command("DROP TABLE weather")
 
 
 def test_a_lake_that_lacks_something_makes_no_tape_and_damage_is_counted(place: Place) -> None:
@@ -212,7 +339,10 @@ def test_an_instrument_is_deleted_everywhere_and_nothing_else_moves(place: Place
         record = eraser.erase(eraser.find(Wish("X:A")), place.store_url)
         known = place.known("part")
         assert [(d.instrument, d.day) for d in known.deletions] == [("X:A", "")]
-        stays = {stream: [m for m in found if m[2].instrument != "X:A"] for stream, found in before.items()}
+        stays = {
+            stream: found if stream in RECORDS else [m for m in found if m[2].instrument != "X:A"]
+            for stream, found in before.items()
+        }
         assert place.content("part", bootstrap_servers=place.servers, lake=place.lake) == stays
         assert place.content("part", lake=place.lake) == stays
         report = place.compared("part")
@@ -251,7 +381,10 @@ def test_a_day_goes_and_definitions_and_ends_stay(place: Place) -> None:
     before = place.content("day", bootstrap_servers=place.servers)
     eraser = Eraser(place.settings, place.known("day"), place.servers, OUT)
     eraser.erase(eraser.find(Wish(day="1970-01-01")), place.store_url)
-    stays = {s: [m for m in found if m[2].envelope.kind in ("definition", "end")] for s, found in before.items()}
+    stays = {
+        s: found if s in RECORDS else [m for m in found if m[2].envelope.kind in ("definition", "end")]
+        for s, found in before.items()
+    }
     assert place.content("day", bootstrap_servers=place.servers, lake=place.lake) == stays
     assert place.content("day", lake=place.lake) == stays
     report = place.compared("day")
@@ -268,7 +401,7 @@ def seen(tape: str, what: str) -> float:
     """A metric of the reconciler, over all tables."""
     values = (
         REGISTRY.get_sample_value(f"barograph_reconcile_{what}", {"tape": tape, "line": "main", "table": table})
-        for table in TABLES
+        for table in (table.name for table in tape_tables())
     )
     return sum(value or 0.0 for value in values)
 

@@ -114,6 +114,15 @@ def make_tape(
     return Made({f"{tape}.mbo.v1": messages, **named})
 
 
+def make_derived(
+    made: Made, tape: str, stream: str, columns: Sequence[Column], seed: int = 7
+) -> dict[str, list[Message]]:
+    """One more stream that descends from the raw one of a tape: topic → messages."""
+    topic = f"{tape}.main.{stream}.v1"
+    items = _derived(np.random.default_rng(seed), made.topics[f"{tape}.mbo.v1"], columns, stream, True)
+    return {topic: [_message(topic, at, *item) for at, item in enumerate(items)]}
+
+
 def make_records(tape: str = "t1", count: int = 7) -> Made:
     """Gaps, events and dead letters, each said twice by two producers, the second time in other words."""
     topics: dict[str, list[Message]] = {}

@@ -20,8 +20,8 @@ from sinks.base import Batch, Entry, Lane
 from sinks.lake import object_name
 from sinks.lake_dbn import encode_dbn, read_records
 from sinks.lake_object import decode_object, encode_object, read_index, read_places
-from sinks.tables import TABLES
-from tests.unit.sinks.messages import first_of_each, make_tape
+from sinks.tables import RECORDS, TABLES
+from tests.unit.sinks.messages import first_of_each, make_records, make_tape
 
 STREAMS = {"mbo": "t1.mbo.v1", "bins": "t1.main.bins.v1", "trades": "t1.main.trades.v1", "bars": "t1.main.bars.v1"}
 
@@ -40,6 +40,24 @@ def test_every_message_comes_back_byte_for_byte(stream: str, seed: int, blocks: 
     data = encode_object(written)
     assert list(decode_object(data, TABLES[stream], STREAMS[stream], 0)) == list(written.entries)
     assert encode_object(written) == data
+
+
+@pytest.mark.parametrize("stream", RECORDS)
+def test_every_record_comes_back_byte_for_byte_and_what_is_none_too(stream: str) -> None:
+    messages = make_records().topics[f"t1.{stream}.v1"]
+    other = next(m for t, found in make_records().topics.items() for m in found if stream not in t)
+    rubbish = replace(
+        messages[0], value=b"\0rubbish", envelope=replace(messages[0].envelope, crc32=crc32(b"\0rubbish"))
+    )
+    found = [replace(m, topic=messages[0].topic, offset=at) for at, m in enumerate((*messages, other, rubbish))]
+    written = Batch(Lane("t1", "id", "main", RECORDS[stream], 0), tuple(Entry(m, m.offset, 0) for m in found))
+    data = encode_object(written)
+    assert list(decode_object(data, RECORDS[stream], messages[0].topic, 0)) == list(written.entries)
+    index = read_index(data)
+    assert index.column("rows").to_pylist() == [1] * len(messages) + [0, 0]
+    assert pl.read_parquet(io.BytesIO(data))["id"].to_list() == [
+        f"{stream[:-1].split('_')[-1]}-{n % 7}" for n in range(14)
+    ]
 
 
 def test_raw_messages_that_no_stage_could_apply_come_back_as_they_were() -> None:
