@@ -3,7 +3,7 @@
     TOPIC/TAPE_ID/PARTITION/SEQ.PART-SEQ.PART.parquet      numbers padded with zeros: names sort like messages
 
 An object is a Parquet file. Its rows are for people and queries. The *index* in its footer is for replays: a compressed
-Arrow table under `INDEX_KEY`, base64, one row for each message:
+Arrow table under `INDEX_KEY`, base64 with a checksum, one row for each message:
 
     seq, part, last, kind, t, instrument, rows     what readers look for
     offset, timestamp_ms, headers                  Kafka's side: every header in order, as bytes
@@ -135,23 +135,27 @@ def read_index(data: bytes) -> pa.Table:
 
 
 def encode_index(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Footer value of an index with these rows, in the columns of `INDEX`."""
+    """Footer value of an index with these rows, in the columns of `INDEX`; behind a dot its checksum, hexadecimal."""
     out = io.BytesIO()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(out, INDEX, options=options) as writer:
         writer.write_table(pa.Table.from_pylist(list(rows), schema=INDEX))
-    return base64.b64encode(out.getvalue())
+    encoded = base64.b64encode(out.getvalue())
+    return encoded + b".%08x" % crc32(encoded)
 
 
 def decode_index(metadata: dict[bytes, bytes] | None) -> pa.Table:
     """The index in the metadata of a Parquet file.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is not as it was written.
     """
-    encoded = (metadata or {}).get(INDEX_KEY)
-    if encoded is None:
+    value = (metadata or {}).get(INDEX_KEY)
+    if value is None:
         raise ValueError("the Parquet file has no message index")
+    encoded, _, told = value.partition(b".")
+    if told and told != b"%08x" % crc32(encoded):  # objects of the first release have none
+        raise ValueError("its message index has another checksum")
     table = pa.ipc.open_stream(base64.b64decode(encoded)).read_all()
     if "deleted" not in table.schema.names:  # objects of a release in which nothing could be deleted
         table = table.append_column("deleted", pa.array([False] * table.num_rows, pa.bool_()))

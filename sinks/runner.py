@@ -412,7 +412,7 @@ class SinkRunner:
         behind = None
         if lane.table.record:
             end = self._ends.get((lane.topic, lane.partition))
-            behind = -1 if end is None else max(0, end - done.seq)  # of a topic made again, too: numbers stay
+            behind = -1 if end is None else max(0, end - done.offset)
         return LaneReport(lane.table.name, lane.partition, done.rows, done.next_place, done.ended, behind)
 
     def _usable(self, raw: Any) -> Message | None:

@@ -277,6 +277,8 @@ class StageShell:
         lows = await self._source.log_starts(list(loaded))
         for number, owned in loaded.items():
             low = lows.get(number, 0)
+            if owned.offset + 1 < low:  # this process may have stood still since it read; others went on, the log too
+                owned = loaded[number] = await self._aside(self.load, number)
             await self._aside(self.refuse_trimmed, number, owned.offset, owned.seq, low)
             owned.behind = low if owned.offset + 1 < low else 0
         if generation != self._generation:
