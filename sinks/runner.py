@@ -390,7 +390,7 @@ def run_sink(
     if name == "lake":
         lake = object_store_at(target)
         try:
-            patiently(lambda: TapeStore(lake).save(manifest), f"manifest of {manifest.tape}", stop)
+            patiently(lambda: TapeStore(lake).save_copy(manifest), f"manifest of {manifest.tape}", stop)
         except StoppedError:
             return
         progress = None if isinstance(lake, LocalObjectStore) else lake
