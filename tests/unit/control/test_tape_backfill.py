@@ -10,8 +10,9 @@ import pytest
 from control import tape_admin, tape_backfill
 from control.output import Output
 from control.tape_admin import TapeAdmin
-from control.tape_backfill import Backfill
+from control.tape_backfill import Backfill, outgoing
 from runtime.object_store import LocalObjectStore
+from runtime.sequence import Placed
 from runtime.settings import Settings
 from runtime.tapes import TapeStore
 from schemas.message import Outgoing
@@ -96,3 +97,11 @@ def test_topics_of_records_that_are_gone_are_made_empty(tmp_path: Path, topics: 
     known = TapeStore(LocalObjectStore(tmp_path / "state")).require("t1")
     assert known.topic_ids == {name: f"new-{name}" for name in of_tape("t1")}
     assert known.restored == (), "nothing was put into them, so what comes there is new"
+
+
+def test_the_place_of_a_deleted_end_is_an_end_and_of_other_raw_messages_a_clock() -> None:
+    raw = make_tape().topics["t1.mbo.v1"]
+    for message in raw:
+        held = outgoing(Placed(message, message.offset, 0, deleted=True), "t1.mbo.v1")
+        assert held.envelope.kind == ("end" if message.envelope.kind == "end" else "clock")
+        assert held.value == b""
