@@ -1,5 +1,6 @@
 """Making, changing and deleting tapes: manifest, topics, announcement, and everything that was derived from them."""
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from schemas.topics import TAPES, of_tape
 from sinks.ddl import drop_tape as drop_rows
 from sinks.lake import drop_tape as drop_objects
 from sinks.progress import drop_progress
+
+log = logging.getLogger(__name__)
 
 WORKERS_TIMEOUT_S: Final = 20.0
 """How long to wait for the workers of a tape that is to be deleted. `up` looks at tapes every 2 s, and stops workers
@@ -140,9 +143,23 @@ class TapeAdmin:
             time.sleep(0.2)
 
     def save(self, manifest: Manifest) -> None:
-        """Write a manifest and announce it."""
+        """Write a manifest, here and over its copy in the lake, and announce it."""
         self.tapes.save(manifest)
+        self._save_copy(manifest)
         self._announce(manifest, manifest.state)
+
+    def _save_copy(self, manifest: Manifest) -> None:
+        """Bring the lake's copy up to date, if the lake has one of this tape; its sink makes the first.
+
+        A lake that is away must not keep a tape from ending: its sink brings the copy up to date when it starts again.
+        """
+        try:
+            lake = TapeStore(object_store_at(self._settings.lake_location))
+            held = lake.load(manifest.tape)
+            if held is not None and held.tape_id == manifest.tape_id:
+                lake.save(manifest)
+        except OSError as error:
+            log.warning("the lake's copy of the manifest of %s stays as it was: %s", manifest.tape, error)
 
     def _announce(self, manifest: Manifest, state: str) -> None:
         value = encode_avro(

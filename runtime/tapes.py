@@ -2,7 +2,8 @@
 
 The manifest holds what must never change while a tape lives (its random id, its partition count, the partition of each
 instrument, the cutting rule of its blocks) and what grows (sources, lines, state). It lies in the object store at
-`tapes/TAPE/manifest.json` and is announced on `ops.tapes.v1` by whoever changes it.
+`tapes/TAPE/manifest.json` and is announced on `ops.tapes.v1` by whoever changes it. A lake holds a copy beside its
+data, so that a tape can be had from the lake alone: its sink makes it, and whoever changes the manifest changes both.
 
 An alias (`aliases/NAME.json`) lets readers follow "the one to look at" while it moves from line to line. It never has
 the name of a tape, it is for reading only, and what is written names the tape itself.
@@ -13,7 +14,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from runtime.errors import InputError
 from runtime.object_store import ObjectStore
@@ -23,6 +24,7 @@ from schemas.names import is_name
 log = logging.getLogger(__name__)
 
 State = Literal["open", "finished", "deleted"]
+_STATES: Final[tuple[State, ...]] = get_args(State)
 _ROOT: Final = "tapes"
 _ALIASES: Final = "aliases"
 
@@ -145,6 +147,11 @@ class Manifest:
         instrument, kind = message.instrument, message.envelope.kind
         return any(deletion.covers(partition, seq, instrument, kind) for deletion in self.deletions)
 
+    def knows_more_than(self, other: "Manifest") -> bool:
+        """Whether it is a later word on the same tape: more is deleted of it, or it is nearer to its end."""
+        further = _STATES.index(self.state) > _STATES.index(other.state)
+        return self.tape_id == other.tape_id and (further or len(self.deletions) > len(other.deletions))
+
     def to_json(self) -> str:
         """The manifest as JSON, keys in order of meaning."""
         return json.dumps(asdict(self), indent=2)
@@ -243,6 +250,16 @@ class TapeStore:
     def save(self, manifest: Manifest) -> None:
         """Write a manifest durably."""
         self._store.put(self._name(manifest.tape), manifest.to_json().encode())
+
+    def save_copy(self, manifest: Manifest) -> bool:
+        """Write a manifest as it was read a while ago, unless one that knows more stands here; whether it did."""
+        name, data = self._name(manifest.tape), manifest.to_json().encode()
+        while True:
+            held = self._store.get(name)
+            if held is not None and manifest_from_json(held).knows_more_than(manifest):
+                return False
+            if self._store.swap(name, held, data):
+                return True
 
     def delete(self, tape: str) -> None:
         """Forget a tape's manifest."""

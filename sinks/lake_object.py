@@ -61,11 +61,15 @@ def read_places(data: bytes) -> pa.Table:
     return pq.read_table(pa.BufferReader(data), columns=["seq", "part", "row"])
 
 
-def content_of(data: bytes) -> tuple[pa.Table, pa.Table] | None:
-    """Rows and message index of an object, to be compared; None if it cannot be read."""
+def content_of(data: bytes) -> tuple[pa.Table | None, pa.Table] | None:
+    """Rows, if there are any, and message index of an object, to be compared; None if it cannot be read.
+
+    An object without rows may not know how wide its vectors would be, and one that lost some knows words that no row
+    has any more; neither is a difference.
+    """
     try:
         rows = pq.read_table(pa.BufferReader(data))
-        return as_text(rows), decode_index(rows.schema.metadata)
+        return as_text(rows) if rows.num_rows else None, decode_index(rows.schema.metadata)
     except (pa.ArrowException, OSError, ValueError):
         return None
 

@@ -479,7 +479,7 @@ def run_sink(
     if name == "lake":
         objects = object_store_at(target)
         try:
-            patiently(lambda: TapeStore(objects).save(manifest), f"manifest of {manifest.tape}", stop)
+            patiently(lambda: TapeStore(objects).save_copy(manifest), f"manifest of {manifest.tape}", stop)
         except StoppedError:
             return
         progress = None if isinstance(objects, LocalObjectStore) else objects

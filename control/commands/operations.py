@@ -94,5 +94,5 @@ def reconcile(
     if not report.clean:
         raise AnswerIsNo(
             f"tape {tape} has {report.missing} missing and {report.duplicate} duplicate rows",
-            remedy="start its sinks again; if rows stay duplicate, make the tape again with --replace",
+            remedy="start its sinks again; topics that the broker lost come back with `barograph tape backfill`",
         )

@@ -1,6 +1,8 @@
 -- How far each instrument can be trusted, by day (UTC): how long its book was in which state, and what is missing.
--- A state lasts from the end of its bin to the end of the next one, and counts for the day in which it began; after the
--- last bin nothing is known. Bins without events have no row, so a silence is a long stretch between two ends.
+-- A bin and its records count for the day in which the bin starts: ends are exclusive, so the last bin of a day ends on
+-- the next one. A state lasts from the end of its bin to the end of the next one, at most to midnight: what a book was
+-- over a night or a weekend says nothing about days without bins. After the last bin of a tape nothing is known. Bins
+-- without events have no row, so a silence is a long stretch between two ends of one day.
 -- coverage is the part of the known time in which the book was VALID; gaps counts what the gap records of the line, or
 -- of all lines, say began on that day; those whose time is unknown count on the day 1970-01-01.
 CREATE OR REPLACE VIEW quality_calendar AS
@@ -10,17 +12,20 @@ WITH states AS
         tape,
         line,
         instrument,
-        toDate(fromUnixTimestamp64Nano(ts_end_ns, 'UTC')) AS day,
+        toDate(fromUnixTimestamp64Nano(ts_start_ns, 'UTC')) AS day,
+        (intDiv(ts_start_ns, 86400000000000) + 1) * 86400000000000 AS midnight_ns,
         ts_end_ns,
         event_count,
         book_state,
-        leadInFrame(ts_end_ns, 1, ts_end_ns) OVER
-        (
-            PARTITION BY tape, line, instrument
-            ORDER BY ts_end_ns
-            ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
-        ) - ts_end_ns AS lasts_ns
+        leadInFrame(ts_end_ns, 1, ts_end_ns) OVER bins_in_order AS next_ns,
+        greatest(least(next_ns, midnight_ns) - ts_end_ns, 0) AS lasts_ns
     FROM bins
+    WINDOW bins_in_order AS
+    (
+        PARTITION BY tape, line, instrument
+        ORDER BY ts_end_ns
+        ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+    )
 ),
 days AS
 (

@@ -30,6 +30,7 @@ from streams.stages import STAGES
 
 CONFIG = {"cell_ns": NS_PER_SECOND, "radius": 10, "n_ticks": 512, "intervals_ns": [NS_PER_SECOND, 60 * NS_PER_SECOND]}
 RUN = "run-sql"
+DAY_NS = 86_400 * NS_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ class SqlTape:
         else:
             out = dict(concat_tables(found, columns))
         return {**out, "seq": np.concatenate(seqs), "row": np.concatenate(numbers)}
+
+
+def state_lasts_ns(bins: dict[str, np.ndarray]) -> np.ndarray:
+    """How long the state at each bin's end lasted: to the next end, at most to the midnight after the bin's start."""
+    ends, midnights = bins["ts_end_ns"], (bins["ts_start_ns"] // DAY_NS + 1) * DAY_NS
+    return np.array([
+        max(0, min(int(after), int(midnight)) - int(end))
+        for end, after, midnight in zip(ends, [*ends[1:], ends[-1]], midnights, strict=True)
+    ])  # fmt: skip
 
 
 def _stages() -> list[Any]:

@@ -181,7 +181,7 @@ def sessions(m: Market) -> Rows:
     out = []
     for name in sorted(m.made.known):
         b = m.made.rows("bins", name)
-        lasts = np.append(np.diff(b["ts_end_ns"]), 0)
+        lasts = sql_tape.state_lasts_ns(b)
         valid, suspect = (lasts[b["book_state"] == state].sum() / 1e9 for state in (2, 3))
         known, gaps = lasts.sum() / 1e9, 2 if name == next(iter(m.made.known)) else 0
         clean = valid == known and not gaps

@@ -163,7 +163,7 @@ def test_the_calendar_says_how_long_a_book_was_in_which_state(made: SqlTape, cli
     for number in (0, 1):
         name = name_of(made, number)
         bins = made.rows("bins", name)
-        lasts = np.append(np.diff(bins["ts_end_ns"]), 0)
+        lasts = sql_tape.state_lasts_ns(bins)
         seconds = {state: lasts[np.isin(bins["book_state"], codes)].sum() / 1e9
                    for state, codes in (("valid_s", [2]), ("suspect_s", [3]), ("partial_s", [0, 1]))}  # fmt: skip
         (row,) = client.query(
@@ -179,6 +179,36 @@ def test_the_calendar_says_how_long_a_book_was_in_which_state(made: SqlTape, cli
         assert (row["gaps"], row["gaps_s"]) == wanted, "the line's own and those of all lines"
     suspects = client.command("SELECT countIf(suspect_s > 0) FROM quality_calendar WHERE tape = 'sim'")
     assert suspects == 1
+
+
+def test_a_full_day_is_one_day_and_a_weekend_is_no_part_of_friday(client: Client) -> None:
+    friday, width = 19_723 * 86_400 * 10**9, 21_600 * 10**9  # 2024-01-01, and bins of six hours
+    starts = [friday + n * width for n in (0, 1, 2, 3, 12, 13, 14, 15)]  # four on a day, two days off, four on a day
+    client.insert(
+        "bins",
+        [["days", "main", "X", at, start, start + width, 10, 2] for at, start in enumerate(starts)],
+        column_names=["tape", "line", "instrument", "bin_seq", "ts_start_ns", "ts_end_ns", "event_count", "book_state"],
+    )
+    found = client.query(
+        "SELECT day, bins, records, known_s, coverage, longest_silence_s FROM quality_calendar WHERE tape = 'days' "
+        "ORDER BY day"
+    )
+    hours = 18 * 3_600.0, 1.0, 6 * 3_600.0
+    assert [(str(r[0]), *r[1:]) for r in found.result_rows] == [
+        ("2024-01-01", 4, 40, *hours), ("2024-01-04", 4, 40, *hours)
+    ]  # fmt: skip
+
+
+def test_a_state_ends_at_midnight_also_if_its_bin_goes_on(client: Client) -> None:
+    midnight, hour = 19_724 * 86_400 * 10**9, 3_600 * 10**9
+    bins = [(midnight - 6 * hour, midnight - 5 * hour), (midnight - hour // 2, midnight + hour // 2)]
+    client.insert(
+        "bins",
+        [["cut", "main", "X", at, *times, 1, 2] for at, times in enumerate(bins)],
+        column_names=["tape", "line", "instrument", "bin_seq", "ts_start_ns", "ts_end_ns", "event_count", "book_state"],
+    )
+    found = client.query("SELECT day, bins, known_s FROM quality_calendar WHERE tape = 'cut'")
+    assert [(str(r[0]), *r[1:]) for r in found.result_rows] == [("2024-01-01", 2, 5 * 3_600.0)]
 
 
 def test_a_day_that_has_only_a_gap_stands_in_the_calendar(client: Client) -> None:

@@ -17,9 +17,10 @@ from runtime.lake_format import INDEX_KEY
 from schemas.envelope import crc32, read_headers
 from schemas.mbo import MBO_DTYPE
 from sinks.base import Batch, Entry, Lane
+from sinks.erase import without
 from sinks.lake import object_name
 from sinks.lake_dbn import encode_dbn, read_records
-from sinks.lake_object import decode_object, encode_object, read_index, read_places
+from sinks.lake_object import content_of, decode_object, encode_object, read_index, read_places
 from sinks.tables import RECORDS, TABLES
 from tests.unit.sinks.messages import first_of_each, make_records, make_tape
 
@@ -58,6 +59,22 @@ def test_every_record_comes_back_byte_for_byte_and_what_is_none_too(stream: str)
     assert pl.read_parquet(io.BytesIO(data))["id"].to_list() == [
         f"{stream[:-1].split('_')[-1]}-{n % 7}" for n in range(14)
     ]
+
+
+@pytest.mark.parametrize("stream", list(STREAMS))
+@pytest.mark.parametrize("names", [("X:A",), ("X:A", "X:B")])
+def test_a_batch_without_what_was_deleted_is_the_object_that_a_deletion_leaves(
+    stream: str, names: tuple[str, ...]
+) -> None:
+    written = batch(stream, 4, 30)
+    edited = without(encode_object(written), "x", lambda seq, name, kind: name in names)
+    assert edited is not None
+    gone = tuple(Entry(e.message, e.seq, e.part, e.message.instrument in names) for e in written.entries)
+    repeated = encode_object(replace(written, entries=gone))
+    assert content_of(repeated) == content_of(edited[0]) != content_of(encode_object(written))
+    back = list(decode_object(repeated, TABLES[stream], STREAMS[stream], 0))
+    assert [(e.seq, e.part, e.deleted, e.rows) for e in back] == [(e.seq, e.part, e.deleted, e.rows) for e in gone]
+    assert not any(e.message.value for e in back if e.deleted)
 
 
 def test_raw_messages_that_no_stage_could_apply_come_back_as_they_were() -> None:

@@ -2,6 +2,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,7 +15,7 @@ from schemas.topics import CATALOGUE, TAPES, TopicSpec
 from sinks import records
 from sinks.base import Batch, Entry, Lane, rows_of
 from sinks.batcher import Limits
-from sinks.clickhouse import build_insert
+from sinks.clickhouse import build_insert, known_ids
 from sinks.ddl.render import table_sql
 from sinks.records import fields_of, first_of_each_id
 from sinks.registers import register_rows
@@ -68,6 +70,26 @@ def test_the_first_of_each_id_counts_and_a_repeat_is_the_same_block() -> None:
     assert first == again
     assert pa.ipc.open_stream(first.body).read_all().column("id").to_pylist() == ["gap-2"]
     assert build_insert(batch_of("gaps", messages[3:]), frozenset({"gap-0", "gap-1", "gap-2"})) is None
+
+
+def test_ids_are_asked_in_pieces_that_a_server_takes() -> None:
+    lane = Lane("t1", "id", "main", RECORDS["events"], 3)
+    ids = [f"{at:064x}" for at in range(2_500)]
+    stands, asked = set(ids[::7]), list[list[str]]()
+
+    class Server:
+        """Answers as ClickHouse does, which refuses a form field above 128 KiB."""
+
+        def query(self, sql: str, parameters: dict[str, Any]) -> Any:
+            assert len(repr(parameters["ids"])) <= 128 << 10, "http_max_field_value_size"
+            assert (parameters["tape"], parameters["at"], parameters["first"]) == ("t1", 3, 9)
+            asked.append(parameters["ids"])
+            return SimpleNamespace(result_rows=[(name,) for name in parameters["ids"] if name in stands])
+
+    server: Any = Server()
+    assert known_ids(server, lane, 9, [*ids, *ids[:10]]) == stands
+    assert [name for piece in asked for name in piece] == ids
+    assert known_ids(server, lane, 9, []) == frozenset()
 
 
 def test_what_is_no_such_record_gives_no_row() -> None:
