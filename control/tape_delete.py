@@ -139,8 +139,8 @@ class DayRanges:
 def _first_t(message: Message) -> int:
     """Engine time of the first record of an instrument's first message, at the earliest; without one, the message's."""
     records = np.frombuffer(message.value if message.envelope.kind == "data" else b"", MBO_DTYPE)
-    first = record_times(records[:1], None, 0)
-    return min([message.envelope.t, *first.tolist()])
+    first: list[int] = record_times(records[:1], None, 0).tolist()
+    return min([message.envelope.t, *first])
 
 
 class Eraser:
