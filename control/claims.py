@@ -1,8 +1,11 @@
-"""Who may work on a tape and line. Both rights are locks on files, and die with the process that holds them.
+"""Who may work on a tape and line. All rights are locks on files, and die with the process that holds them.
 
 The *claim* is the right to start the workers of a line: `up` and `run` hold it. A *slot* is the place of one worker
 among those of the same stages: each worker holds its own, also one that was started by hand. So whoever wants to delete
 or hand over a line sees everybody who works on it from this data folder.
+
+The *lake's right* is that to rewrite objects of a tape: whoever joins them and whoever deletes from them would each
+bring back what the other took away. Sinks only add objects, and do not need it.
 """
 
 import fcntl
@@ -65,6 +68,11 @@ def is_locked(path: Path) -> bool:
         except OSError:
             return True
     return False
+
+
+def lake_right(state_dir: Path, manifest: Manifest) -> FolderLock:
+    """The right to rewrite a tape's objects in the lake; to be held as long as that takes."""
+    return FolderLock(state_dir / "lake" / manifest.tape_id, f"a compaction or deletion of tape {manifest.tape}")
 
 
 def _folder(state_dir: Path, manifest: Manifest) -> Path:

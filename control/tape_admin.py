@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Final
 
-from control.claims import Claim, held_slots, is_locked
+from control.claims import Claim, held_slots, is_locked, lake_right
 from control.services import open_store
 from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro
@@ -87,11 +87,13 @@ class TapeAdmin:
         """Delete a tape: rows, lake objects, states, topics, and last the manifest, so that a repeat can go on.
 
         Raises:
+            FolderInUseError: its objects are being joined or deleted.
             InputError: somebody still works on it after `WORKERS_TIMEOUT_S`.
         """
-        self.save(replace(manifest, state="deleted"))
-        with self.alone(manifest):
-            self._drop(manifest, store_url)
+        with self.rewriting(manifest):
+            self.save(replace(manifest, state="deleted"))
+            with self.alone(manifest):
+                self._drop(manifest, store_url)
 
     def _drop(self, manifest: Manifest, store_url: str) -> None:
         with closing(open_store(store_url)) as client:
@@ -110,6 +112,20 @@ class TapeAdmin:
         self._topics.delete(sorted(names))
         self._announce(manifest, "deleted")
         self.tapes.delete(manifest.tape)
+
+    @contextmanager
+    def rewriting(self, manifest: Manifest) -> Iterator[None]:
+        """The right to rewrite or delete a tape's objects in the lake.
+
+        Raises:
+            FolderInUseError: somebody joins or deletes them.
+        """
+        right = lake_right(self._settings.state_dir, manifest)
+        right.acquire()
+        try:
+            yield
+        finally:
+            right.release()
 
     @contextmanager
     def alone(self, manifest: Manifest) -> Iterator[None]:

@@ -79,7 +79,8 @@ class DamagedObjectError(InputError):
         self.name, self.reason = name, reason
         super().__init__(
             f"lake object {name} is damaged ({reason})",
-            remedy="delete it and let its sink write it again, or make the tape again with --replace",
+            remedy="restore it from a copy; without one, make the tape again: `tape backfill` from another lake, "
+            "or --replace",
         )
 
 
@@ -111,6 +112,20 @@ def all_objects(store: ObjectStore, prefix: str, kind: str = "parquet") -> list[
             first, last = (int(match["seq"]), int(match["part"])), (int(match["last"]), int(match["last_part"]))
             out.append(ObjectRange(first, last, name))
     return sorted(out, key=lambda item: (item.first, (-item.last[0], -item.last[1])))
+
+
+def beside(name: str) -> str:
+    """Name of the DBN object of the same range as a Parquet object."""
+    return name.removesuffix("parquet") + "dbn.zst"
+
+
+def unpaired(store: ObjectStore, prefix: str) -> list[ObjectRange]:
+    """DBN objects without a Parquet object of the same range.
+
+    A sink writes the DBN first, so the newest may be of a batch that is being written; others a crash left.
+    """
+    pairs = {beside(item.name) for item in all_objects(store, prefix)}
+    return [item for item in all_objects(store, prefix, "dbn.zst") if item.name not in pairs]
 
 
 def objects(store: ObjectStore, prefix: str, kind: str = "parquet") -> list[ObjectRange]:

@@ -29,6 +29,11 @@ Place = tuple[int, int]
 """(seq, part) of a message."""
 
 
+def followers(place: Place) -> tuple[Place, Place]:
+    """The places that may come after one: the next part, or the next root."""
+    return (place[0], place[1] + 1), (place[0] + 1, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A message with its place for ever.

@@ -8,7 +8,11 @@
 
 There is no moment in which a reader sees a message twice or not at all: while both stand, readers take the widest range
 (`runtime.lake_format.objects`); one that listed before and asks for a small object afterwards lists again. A crash
-between the steps leaves small objects beside the wide one, and the next pass deletes them.
+between the steps leaves small objects beside the wide one, and the next pass deletes them. A DBN object
+is deleted before the Parquet object of its range, so what a crash leaves can be found by the range that still stands.
+
+Objects that differ in their columns, as those of two releases or of two widths of vectors, are not joined: they stay
+side by side, and readers take each as it is.
 """
 
 import io
@@ -23,8 +27,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runtime.errors import BarographError
-from runtime.lake_format import DamagedObjectError, ObjectRange, all_objects, decode_index, encode_index, object_name
+from runtime.lake_format import (
+    DamagedObjectError,
+    ObjectRange,
+    all_objects,
+    beside,
+    decode_index,
+    encode_index,
+    object_name,
+    unpaired,
+)
 from runtime.object_store import ObjectStore
+from runtime.sequence import followers
 from sinks.base import Lane
 from sinks.erase import put_dbn
 from sinks.lake import DifferentObjectError, folder_of
@@ -70,6 +84,9 @@ class Joined:
 def plan(sizes: Sequence[tuple[ObjectRange, int]], fewest: int = FEWEST) -> Iterator[list[ObjectRange]]:
     """Runs of neighbours that are to be joined, in order.
 
+    Over a hole nothing is joined: the name of the wide object would promise what it lacks, and readers would take it
+    instead of the lost object when that is brought back.
+
     Args:
         sizes: objects that stand, in order, with their bytes.
         fewest: shortest run.
@@ -77,7 +94,8 @@ def plan(sizes: Sequence[tuple[ObjectRange, int]], fewest: int = FEWEST) -> Iter
     run: list[ObjectRange] = []
     total = 0
     for item, size in [*sizes, (None, SMALL_BYTES)]:
-        if item is not None and size < SMALL_BYTES and total + size <= TARGET_BYTES:
+        near = item is not None and (not run or item.first in followers(run[-1].last))
+        if item is not None and near and size < SMALL_BYTES and total + size <= TARGET_BYTES:
             run.append(item)
             total += size
             continue
@@ -132,7 +150,7 @@ def join(parts: Sequence[bytes]) -> bytes:
     """One object with the rows and messages of several, in order.
 
     Raises:
-        ValueError, OSError, ArrowException: one cannot be read, or their columns differ.
+        ValueError, OSError, ArrowException: one cannot be read, or their columns differ (`alike` tells before).
     """
     tables = [pq.read_table(io.BytesIO(part)) for part in parts]
     index = [row for table in tables for row in decode_index(table.schema.metadata).to_pylist()]
@@ -141,6 +159,36 @@ def join(parts: Sequence[bytes]) -> bytes:
         found = [as_text(table) for table in found]
     rows = pa.concat_tables(found)
     return write_parquet(rows, encode_index(index))
+
+
+def alike(
+    run: Sequence[ObjectRange], parts: Sequence[bytes], *, raw: bool
+) -> Iterator[list[tuple[ObjectRange, bytes]]]:
+    """Neighbours whose rows have the same columns, in order. Those without rows go with any.
+
+    Whether an object that ends with part 3 of a root goes on in one that starts with the next root, names do not say;
+    its index does.
+
+    Raises:
+        DamagedObjectError: one cannot be read.
+    """
+    group: list[tuple[ObjectRange, bytes]] = []
+    columns: pa.Schema | None = None
+    next_root = True
+    for item, part in zip(run, parts, strict=True):
+        try:
+            file = pq.ParquetFile(io.BytesIO(part))
+            mine = file.schema_arrow.remove_metadata() if file.metadata.num_rows else None
+            final = raw or bool(decode_index(file.schema_arrow.metadata).column("last")[-1].as_py())
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamagedObjectError(item.name, str(error).splitlines()[0]) from error
+        hole = group and (item.first[1] == 0) != next_root
+        if hole or (mine is not None and columns is not None and not mine.equals(columns, check_metadata=True)):
+            yield group
+            group, columns = [], None
+        group.append((item, part))
+        columns, next_root = columns or mine, final
+    yield group
 
 
 def compact(store: ObjectStore, lane: Lane, fewest: int = FEWEST) -> Joined:
@@ -167,13 +215,20 @@ def compact(store: ObjectStore, lane: Lane, fewest: int = FEWEST) -> Joined:
         parts = [data for item in run if (data := store.get(item.name)) is not None]
         if len(parts) < len(run):
             continue  # somebody else joins this lane
-        _join_run(store, lane, run, parts)
-        joined, made, read_bytes = joined + len(run), made + 1, read_bytes + sum(map(len, parts))
+        read_bytes += sum(map(len, parts))
+        for group in alike(run, parts, raw=lane.table.raw):
+            if len(group) >= fewest:
+                _join_run(store, lane, [item for item, _ in group], [part for _, part in group])
+                joined, made = joined + len(group), made + 1
     return Joined(joined, made, read_bytes)
 
 
 def _clear(store: ObjectStore, lane: Lane) -> list[ObjectRange]:
-    """Delete what a wider object that can be read holds already, and give what stands."""
+    """Delete what a wider object that can be read holds already, and give what stands.
+
+    A DBN object without its Parquet object goes if messages of its range stand: whoever wrote it died. One beyond
+    them may be of the batch that a sink writes now.
+    """
     standing: list[ObjectRange] = []
     for item in all_objects(store, folder_of(lane)):
         if not standing or item.last > standing[-1].last:
@@ -183,6 +238,9 @@ def _clear(store: ObjectStore, lane: Lane) -> list[ObjectRange]:
         if wide is not None and narrow is not None and not _holds(wide, narrow):
             raise CompactionError(standing[-1].name)
         _delete(store, item)
+    for lone in unpaired(store, folder_of(lane)):
+        if any(lone.first <= item.last and item.first <= lone.last for item in standing):
+            store.delete(lone.name)
     return standing
 
 
@@ -206,7 +264,10 @@ def _join_run(store: ObjectStore, lane: Lane, run: Sequence[ObjectRange], parts:
     try:
         before, data = content_hash(parts), join(parts)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DamagedObjectError(_damaged(run, parts), str(error).splitlines()[0]) from error
+        damaged = _damaged(run, parts)
+        if damaged is None:  # each can be read, but not with the others; none of them is at fault
+            raise CompactionError(name) from error
+        raise DamagedObjectError(damaged, str(error).splitlines()[0]) from error
     if lane.table.raw:
         put_dbn(store, lane, name, data)
     if not store.put_new(name, data) and content_hash([store.get(name) or b""]) != before:
@@ -219,16 +280,16 @@ def _join_run(store: ObjectStore, lane: Lane, run: Sequence[ObjectRange], parts:
     log.info("%s: %d objects joined", name, len(run))
 
 
-def _damaged(run: Sequence[ObjectRange], parts: Sequence[bytes]) -> str:
-    """The first object that cannot be read."""
+def _damaged(run: Sequence[ObjectRange], parts: Sequence[bytes]) -> str | None:
+    """The first object that cannot be read, if there is one."""
     for item, part in zip(run, parts, strict=True):
         try:
             content_hash([part])
         except (pa.ArrowException, OSError, ValueError):
             return item.name
-    return run[0].name
+    return None
 
 
 def _delete(store: ObjectStore, item: ObjectRange) -> None:
+    store.delete(beside(item.name))
     store.delete(item.name)
-    store.delete(item.name.removesuffix("parquet") + "dbn.zst")

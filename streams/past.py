@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from runtime.lake_format import folder, objects
 from runtime.object_store import ObjectStore
-from runtime.sequence import Place
+from runtime.sequence import Place, followers
 from runtime.tape_reader import TapeReader
 from runtime.tapes import Manifest
 from schemas.topics import MBO, TopicSpec
@@ -73,10 +73,10 @@ class LakePast:
         for item in objects(self._lake, folder(topic, self._manifest.tape_id, partition)):
             if item.last < start:
                 continue
-            if item.first > start if reached is None else item.first not in _followers(reached):
+            if item.first > start if reached is None else item.first not in followers(reached):
                 return False
             reached = item.last
-            if first is not None and (reached >= first or first in _followers(reached)):
+            if first is not None and (reached >= first or first in followers(reached)):
                 return True
         return first is None and reached is not None
 
@@ -105,8 +105,3 @@ class LakePast:
         return TapeReader(
             self._manifest, self._line, self._spec, partition, self._servers, self._lake, start, deleted=True
         )
-
-
-def _followers(place: Place) -> tuple[Place, Place]:
-    """The places that may come after one: the next part, or the next root."""
-    return (place[0], place[1] + 1), (place[0] + 1, 0)

@@ -184,6 +184,7 @@ def compact_tape(
 
     Sinks and readers may go on meanwhile. What was joined is read back and compared by hash before anything is deleted.
     """
+    from control.tape_admin import TapeAdmin
     from sinks.erase import lanes
     from sinks.lake_compact import compact
     from sinks.tables import tape_tables
@@ -191,7 +192,10 @@ def compact_tape(
     settings, out = options.settings(data_dir=data, lake_url=lake_url), Output(as_json)
     manifest, _ = options.place(settings, tape, None)
     lake, found = object_store_at(settings.lake_location), list(lanes(manifest, tape_tables()))
-    with out.bar("joining", "lanes") as advance:
+    admin = TapeAdmin(settings, "")
+    with admin.rewriting(manifest), out.bar("joining", "lanes") as advance:
+        if admin.tapes.require(manifest.tape).tape_id != manifest.tape_id:
+            raise InputError(f"tape {manifest.tape} was made again meanwhile", remedy="call this again")
         done = []
         for number, lane in enumerate(found):
             done.append((lane, compact(lake, lane, fewest)))
@@ -216,6 +220,8 @@ def delete_tape(
     """Delete a tape, or an instrument or a day of it, from ClickHouse, lake and topics; a record of it stays.
 
     From Kafka only whole prefixes of a partition, or whole tapes go; what stays there is left out by readers.
+    Of a day those messages go that lie in it as a whole. One across midnight stays, with all rows that were computed
+    when it came; such messages are listed.
     """
     from control.services import Services
     from control.tape_delete import Eraser, Wish, begin_record, end_record
@@ -232,7 +238,11 @@ def delete_tape(
             if yes:
                 out.result(eraser.erase(found, services.store()))
                 return
-            shown: dict[str, Any] = {"tape": tape, "would_delete": [asdict(deletion) for deletion in found]}
+            shown: dict[str, Any] = {
+                "tape": tape,
+                "would_delete": [asdict(deletion) for deletion in found.ranges],
+                "stays_across_midnight": [asdict(across) for across in found.across],
+            }
         elif yes:
             from control.tape_admin import TapeAdmin
 

@@ -15,7 +15,7 @@ from control.embedded.store import running_store
 from control.topic_admin import TopicAdmin
 from runtime.codec import encode_avro, encode_rows
 from runtime.kafka import CheckedProducer, admin
-from runtime.tapes import Instrument, Line, Manifest
+from runtime.tapes import Deletion, Instrument, Line, Manifest
 from schemas.columns import Column
 from schemas.envelope import Envelope, crc32
 from schemas.message import Message, Outgoing
@@ -23,6 +23,7 @@ from schemas.topics import RUNS, TAPES, TopicSpec
 from sinks.base import Batch, Entry, Lane
 from sinks.clickhouse import ClickHouseSink, connect
 from sinks.ddl import apply_ddl, drop_tape
+from sinks.erase import erase_rows
 from sinks.registers import following, insert_rows, register_rows
 from sinks.tables import RECORDS, REGISTERS, TABLES, TableSpec
 from tests.unit.sinks.messages import RUN, make_records
@@ -174,3 +175,32 @@ def test_indexes_and_columns_that_are_new_are_added(client: Client, tmp_path: Pa
     assert ("order_id_known",) in names
     assert client.command("SELECT type FROM system.columns WHERE table = 'gaps' AND name = 'cause'") == "String"
     assert apply_ddl(client).changed == ()
+
+
+def test_deleted_ranges_go_by_one_mutation_of_each_table(client: Client) -> None:
+    manifest = Manifest("erased", "id-erased")
+    for tape in ("erased", "other"):
+        for instrument, partition in (("X:A", 0), ("it\\'s", 0), ("X:C", 1)):
+            client.command(
+                "INSERT INTO trades (tape, line, instrument, partition, seq) "
+                f"SELECT '{tape}', 'main', '{instrument}', {partition}, number FROM numbers(10)"
+            )
+    deletions = (
+        Deletion("X:A", 0, 2, 5, "2024-01-02"),
+        Deletion("it's", 0, 3, 3),
+        Deletion("X:C", 1, 8, 9),
+        Deletion("X:C", 0, 1, 1),
+    )
+    erase_rows(client, manifest, deletions, [(0, 4), (0, 3_000), (1, 8), (1, 2)])
+    found = client.query(
+        "SELECT instrument, groupArray(seq) FROM (SELECT * FROM trades WHERE tape = 'erased' ORDER BY seq) "
+        "GROUP BY 1 ORDER BY 1"
+    ).result_rows
+    assert found == [
+        ("X:A", [0, 1, 4, 6, 7, 8, 9]),
+        ("X:C", list(range(8))),
+        ("it's", [0, 1, 2, 4, 5, 6, 7, 8, 9]),
+    ]
+    assert client.command("SELECT count() FROM trades WHERE tape = 'other'") == 30
+    mutations = client.query("SELECT table, count() FROM system.mutations WHERE command LIKE '%it%s%' GROUP BY table")
+    assert {str(table): count for table, count in mutations.result_rows} == dict.fromkeys(TABLES, 1)

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from control import cli
+from control.claims import lake_right
 from runtime.object_store import LocalObjectStore
 from runtime.tapes import TapeStore
 from sinks.base import Batch, Entry, Lane
@@ -53,6 +54,11 @@ def made(tmp_path: Path) -> Made:
 
 
 def test_objects_are_joined_and_streams_exported_from_the_lake_alone(call: Any, made: Made, tmp_path: Path) -> None:
+    right = lake_right(tmp_path / "state", manifest())
+    right.acquire()
+    code, refused, _ = call("tape", "compact", "t1")
+    assert (code, "a compaction or deletion of tape t1" in refused["error"]) == (2, True)
+    right.release()
     code, joined, _ = call("tape", "compact", "t1")
     assert code == 0
     assert joined["t1.mbo.v1[0]"]["made"] == 1
