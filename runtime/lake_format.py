@@ -246,7 +246,7 @@ def _letters(column: pa.ChunkedArray) -> np.ndarray:
     if whole is None:
         return np.empty(0, "S1")
     letters = np.array([word.encode("latin-1") for word in whole.dictionary.to_pylist()], "S1")
-    found: np.ndarray = np.take(letters, whole.indices.to_numpy())
+    found: np.ndarray = letters[whole.indices.to_numpy()]
     return found
 
 

@@ -47,7 +47,10 @@ def writer_options(schema: pa.Schema) -> dict[str, Any]:
     kinds = pa.types
     rising = [f.name for f in schema if _rises(f)]
     words = [f.name for f in schema if kinds.is_string(f.type) or kinds.is_dictionary(f.type)]
-    words += [f.name for f in schema if kinds.is_integer(f.type) and f.name not in (*rising, *_MANY)]
+    words += [
+        f.name for f in schema
+        if kinds.is_integer(f.type) and f.type.bit_width >= 32 and f.name not in (*rising, *_MANY)
+    ]  # fmt: skip
     vectors = [f.name for f in schema if kinds.is_fixed_size_list(f.type) and kinds.is_floating(f.type.value_type)]
     split = [f.name for f in schema if kinds.is_floating(f.type)] + [f"{name}.list.element" for name in vectors]
     return {

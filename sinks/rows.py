@@ -91,17 +91,23 @@ def _repeated(values: Sequence[str], counts: np.ndarray) -> pa.Array:
 
 
 def _raw_rows(entries: Sequence[Entry]) -> pa.Table:
+    """Records column by column; block by block, since one stays in the cache while its fields are picked apart."""
     blocks = [np.frombuffer(entry.message.value, MBO_DTYPE) for entry in entries]  # whole, or they had no rows
-    records = np.concatenate(blocks) if blocks else np.empty(0, MBO_DTYPE)
-    columns = {name: _raw_column(records, name) for name in MBO_COLUMNS}
-    return pa.table(columns)
+    rows = sum(map(len, blocks))
+    columns = {name: np.empty(rows, MBO_DTYPE[name]) for name in MBO_COLUMNS}
+    start = 0
+    for block in blocks:
+        stop = start + len(block)
+        for name, cells in columns.items():
+            cells[start:stop] = block[name]
+        start = stop
+    return pa.table({name: _raw_column(name, cells) for name, cells in columns.items()})
 
 
-def _raw_column(records: np.ndarray, name: str) -> pa.Array:
+def _raw_column(name: str, cells: np.ndarray) -> pa.Array:
     if name in LETTERS:
-        codes = np.ascontiguousarray(records[name]).view(np.uint8)
-        return pa.DictionaryArray.from_arrays(pa.array(codes), _LETTERS)
-    return pa.array(np.ascontiguousarray(records[name]))
+        return pa.DictionaryArray.from_arrays(pa.array(cells.view(np.uint8)), _LETTERS)
+    return pa.array(cells)
 
 
 def _derived_rows(entries: Sequence[Entry], columns: Sequence[Column]) -> pa.Table:

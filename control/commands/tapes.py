@@ -142,7 +142,7 @@ def backfill_tape(
 def export_tape(
     tape: Annotated[str, typer.Argument(help="name of the tape, or an alias")],
     out_file: Annotated[Path, typer.Option("--out", help="file to write: .dbn.zst or .dbn (raw), .parquet")],
-    stream: Annotated[str, typer.Option("--stream", help="mbo, bins, trades or bars")] = "mbo",
+    stream: Annotated[str, typer.Option("--stream", help="mbo, bins, trades, bars, or one of records")] = "mbo",
     instrument: Annotated[str, typer.Option("--instrument", help="only this one; default: all")] = "",
     source: Annotated[
         str, typer.Option("--from", help="topic, lake, or both: the lake where the log has ended")

@@ -1,0 +1,35 @@
+"""The commands of README's section on what was recorded, run as they stand there."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+pytestmark = pytest.mark.real
+
+SECTION = (
+    (Path(__file__).parents[2] / "README.md").read_text().partition("## Ask, export, delete")[2].partition("\n## ")[0]
+)
+COMMANDS = [shlex.split(line, comments=True) for line in re.findall(r"^barograph (.*)$", SECTION, re.MULTILINE)]
+
+
+def test_every_command_of_the_section_works(cli: Callable[..., Any], tmp_path: Path) -> None:
+    assert len(COMMANDS) >= 7
+    data, file = tmp_path / "data", tmp_path / "x.mbo.dbn.zst"
+    for words in (
+        ["simulate", "--out", file, "--records", "3000"],
+        ["run", file, "--tape", "mytape", "--data", data],
+    ):
+        done = cli(*words)
+        assert done.returncode == 0, done.stderr
+    for words in COMMANDS:
+        out = [str(tmp_path / word) if word.endswith((".parquet", ".dbn.zst")) else word for word in words]
+        out = [str(data / "lake") if word == "LAKE" else word for word in out]
+        done = cli(*out, "--data", data)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+    assert pl.read_parquet(tmp_path / "bins.parquet").height > 0
+    assert pl.read_parquet(tmp_path / "hours.parquet").height > 0
