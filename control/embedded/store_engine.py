@@ -6,7 +6,7 @@ for 10 s). A handle that has a stream open gives empty answers to others, so a h
 open and close one takes 1 ms. So every request gets a fresh handle, and with it what a ClickHouse server gives: no
 trace of earlier requests. A request that names a session gets the handle kept for it, unless it may only read.
 
-An insert is pushed through chdb's streaming inserter in one piece, without a temporary file.
+The data of an insert is a file in memory, which the engine reads in one piece.
 """
 
 import logging
@@ -36,8 +36,12 @@ clients lose temporary tables, far more would keep those of clients that left wi
 SESSION_IDLE_S: Final = 60.0
 """How long an idle session is kept unless the client says otherwise: the server's own default."""
 
-_DEFAULTS: Final[Mapping[str, str]] = {"session_timezone": "UTC"}
-"""Settings of every handle: times mean UTC whatever the machine's zone is."""
+_DEFAULTS: Final[Mapping[str, str]] = {
+    "session_timezone": "UTC",
+    "use_structure_from_insertion_table_in_table_functions": "1",
+}
+"""Settings of every handle: times mean UTC whatever the machine's zone is, and data of an insert has the columns of
+its table."""
 
 _NAME: Final = re.compile(r"[A-Za-z_]\w*")
 
@@ -214,20 +218,25 @@ class StoreEngine:
         self._lock.release()
 
     def _insert(self, handle: Any, statement: Statement) -> Answer:
-        started = time.monotonic_ns()
-        inserter = _call(handle.send_insert, statement.text, statement.format)
+        """Insert data as the engine reads a file, which is one in memory.
+
+        chdb's own streaming inserter says that rows are written where the table refused them (no space, too many
+        parts, a constraint): it tells errors of the data only. A query tells them all.
+        """
+        if not statement.data:
+            return Answer()
+        descriptor = os.memfd_create("insert")
         try:
-            if statement.data:
-                _call(inserter.append, statement.data)
-            done = _call(inserter.finish)
-        except BaseException:
-            with suppress(Exception):
-                inserter.cancel()
-            raise
+            with os.fdopen(os.dup(descriptor), "wb") as file:
+                file.write(statement.data)
+            source = f"file('/proc/self/fd/{descriptor}', '{statement.format}')"
+            done = _call(handle.query, f"{statement.text} SELECT * FROM {source}", "TSV")
+        finally:
+            os.close(descriptor)
         return Answer(
-            written_rows=done.rows_written,
-            written_bytes=done.bytes_written,
-            elapsed_ns=time.monotonic_ns() - started,
+            written_rows=done.rows_written(),
+            written_bytes=done.bytes_written(),
+            elapsed_ns=int(done.elapsed() * 1e9),
         )
 
     @contextmanager

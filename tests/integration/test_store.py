@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
@@ -288,7 +289,7 @@ def test_inserts_go_on_beside_a_heavy_query_which_ends_at_its_limits(url: str, c
         except HTTPError as error:
             codes.append(error.headers["X-ClickHouse-Exception-Code"])
 
-    limits = ({"max_execution_time": "2"}, {"max_memory_usage": "200000000"})
+    limits = ({"max_execution_time": "8"}, {"max_memory_usage": "200000000"})
     threads = [threading.Thread(target=heavy, kwargs=limit) for limit in limits]
     for thread in threads:
         thread.start()
@@ -299,6 +300,29 @@ def test_inserts_go_on_beside_a_heavy_query_which_ends_at_its_limits(url: str, c
     assert sorted(map(str, codes)) == ["159", "241"]
     assert inserted > 1
     assert client.command("SELECT count() FROM busy") == inserted * 1_000
+
+
+def test_an_insert_that_the_table_refuses_is_not_acknowledged(url: str) -> None:
+    """Its data can be read; what fails is to store it."""
+    checked = "(a UInt64, CONSTRAINT small CHECK a < 5) ENGINE = MergeTree ORDER BY a"
+    crowded = "(a UInt64) ENGINE = MergeTree ORDER BY a SETTINGS parts_to_throw_insert = 2"
+    body = io.BytesIO()
+    table = pa.table({"a": pa.array([1, 2, 7], pa.uint64())})
+    with pa.ipc.new_stream(body, table.schema) as writer:
+        writer.write_table(table)
+    for made, code in ((checked, "469"), (crowded, "252")):
+        post(url, f"CREATE OR REPLACE TABLE refusing {made}".encode())
+        post(url, b"SYSTEM STOP MERGES refusing")
+        said, told = "", 0
+        for number in range(4):
+            for data, name in ((b"%d\n" % (number * 5), "TSV"), (body.getvalue(), "ArrowStream")):
+                try:
+                    post(url, data, query=f"INSERT INTO refusing FORMAT {name}")
+                    told += 1 if name == "TSV" else 3
+                except HTTPError as error:
+                    said = error.headers["X-ClickHouse-Exception-Code"]
+        assert said == code
+        assert int(get(url, query="SELECT count() FROM refusing")) == told
 
 
 def test_the_reader_works_with_ordinary_clients(url: str, client: Client) -> None:

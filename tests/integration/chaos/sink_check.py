@@ -42,7 +42,7 @@ def reconciled(world: SinkWorld) -> dict[str, Any]:
     argv += ["--clickhouse-url", world.store_url, "--lake-url", world.lake_url]
     done = subprocess.run(argv, cwd=ROOT, env=world.environment, capture_output=True, text=True, check=False)
     try:
-        found = dict(json.loads(done.stdout))
+        found = json.JSONDecoder().raw_decode(done.stdout)[0]  # the result; what is wrong with it may follow
     except json.JSONDecodeError:
         raise AssertionError(f"reconcile: {done.stderr or done.stdout}") from None
     rows = {n: (t["topic_rows"], t["store_rows"], t["lake_rows"]) for n, t in found["tables"].items()}
