@@ -221,10 +221,9 @@ def test_clickhouse_is_filled_from_the_lake_below_the_start_of_the_log(place: Pl
     made = place.publish("below", 28, sinks=("lake",))
     for topic in of_tape("below"):
         trim(place.servers, topic, len(made.topics[topic]) * 2 // 3)
-    stop = threading.Event()
     with pytest.raises(HoleError):
-        place.fill_clickhouse("below", stop, lake="")
-    place.fill_clickhouse("below", stop, lake=str(place.lake.root))
+        place.fill_clickhouse("below", threading.Event(), lake="")
+    place.fill_clickhouse("below", threading.Event(), lake=str(place.lake.root))
     report = place.compared("below")
     assert report.clean, report
     assert report.tables["mbo"].store_rows == sum(
