@@ -181,6 +181,20 @@ def test_records_of_a_writer_that_died_go_and_those_of_one_that_writes_stay(tmp_
     assert unpaired(store, folder) == []
 
 
+class Watched(LocalObjectStore):
+    """A lake that looks after each deletion whether records stand without their pair."""
+
+    def delete(self, name: str) -> None:
+        super().delete(name)
+        assert unpaired(self, name.rpartition("/")[0] + "/") == []
+
+
+def test_at_no_moment_records_lose_their_pair(tmp_path: Path) -> None:
+    store = Watched(tmp_path)
+    fill(store, "mbo", [5, 5, 5])
+    assert compact(store, lane_of("mbo")).made == 1
+
+
 class Joining(LocalObjectStore):
     """A lake in which somebody puts the joined object, made before the deletion, while the deletion goes on."""
 
