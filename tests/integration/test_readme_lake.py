@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]  # ten commands, five of which start a broker
 
 SECTION = (
     (Path(__file__).parents[2] / "README.md").read_text().partition("## Ask, export, delete")[2].partition("\n## ")[0]
@@ -21,7 +21,7 @@ def test_every_command_of_the_section_works(cli: Callable[..., Any], tmp_path: P
     assert len(COMMANDS) >= 7
     data, file = tmp_path / "data", tmp_path / "x.mbo.dbn.zst"
     for words in (
-        ["simulate", "--out", file, "--records", "3000"],
+        ["simulate", "--out", file, "--records", "1000", "--hours", "0.01"],
         ["run", file, "--tape", "mytape", "--data", data],
     ):
         done = cli(*words)
