@@ -117,23 +117,28 @@ class Subscription:
 
     async def seek(self, to: str) -> None:
         """Go to `live`, a cursor, `bin/N` or `@ns`. What is under way still comes; `replayed` marks the past."""
-        await self._client._say(self._course.seek(to))
+        await self._tell(self._course.seek(to))
 
     async def pause(self) -> None:
         """Stand still; nothing is left out meanwhile."""
-        await self._client._say(self._course.pace("pause"))
+        await self._tell(self._course.pace("pause"))
 
     async def resume(self) -> None:
         """Go on from where it stands."""
-        await self._client._say(self._course.pace("resume"))
+        await self._tell(self._course.pace("resume"))
 
     async def step(self, bins: int = 1) -> None:
         """Show the next rows and stand still."""
-        await self._client._say(self._course.pace("step", bins=bins))
+        await self._tell(self._course.pace("step", bins=bins))
 
     async def speed(self, factor: float | str) -> None:
         """Pace of a replay: event seconds per second, or `max`. Refused while live."""
-        await self._client._say(self._course.pace("speed", factor=factor))
+        await self._tell(self._course.pace("speed", factor=factor))
+
+    async def _tell(self, message: dict[str, Any]) -> None:
+        """Say it if the subscription is open; else it is part of how it opens."""
+        if self._course.number in self._client._subscriptions:
+            await self._client._say(message)
 
     async def _take(self, message: bytes | dict[str, Any]) -> None:
         """A message about it, in the order of the socket."""
