@@ -1,32 +1,33 @@
-"""A client of the gateway's protocol `barograph.v1`.
+"""A client of the gateway's protocol `barograph.v1`: connections around `course.Course`.
 
 One connection carries many subscriptions. A reader task hands each message to its subscription's small queue; when the
 program is slower than the market that queue fills, reading stops, and the gateway *conflates*: it keeps the newest row
-and says in the next frame how many it left out. Nothing grows without bound on either side, and nothing is lost
-silently.
+and says in the next frame how many it left out; or, with the policy `lossless`, it goes on from where the program is.
+Nothing grows without bound on either side, and nothing is lost silently. A queue that is full holds up the other
+subscriptions of its connection: give programs of different speed a connection each.
 
-Every frame is a 24-byte header and an Arrow message, see `Frame`.
+A connection that breaks is made again, with growing pauses, and every subscription goes on behind the last row that
+came. Only when nobody answers for `patience_s` does the program hear of it.
 """
 
 import asyncio
 import json
-import struct
-from collections.abc import AsyncIterator, Sequence
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
+from barograph.course import Course
+from barograph.errors import ConnectionLostError, GatewayError, WrongFramesError
+from barograph.frame import HEADER, Frame
+from barograph.renewal import refresh_in_s
 from runtime.errors import BarographError, MissingServiceError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import polars as pl
-    import pyarrow as pa
     from websockets.asyncio.client import ClientConnection
 
 PROTOCOL: Final = "barograph.v1"
-HEADER: Final = struct.Struct("<BBHIQII")
-_SCHEMA, _BATCH, _END = 0, 1, 3
-_REPLAYED, _GAP, _CONFLATED = 1, 2, 4
 
 QUEUE_FRAMES: Final = 64
 """Frames that wait for the program, per subscription. They cover some seconds at 10 bins a second; with more, a slow
@@ -38,195 +39,151 @@ OPEN_S: Final = 10.0
 MESSAGE_BYTES_MAX: Final = 64 << 20
 """Largest frame taken. One row of the widest grid has about half a MiB, a batch 256 KiB or one row."""
 
+PAUSE_MIN_S: Final = 0.1
+PAUSE_MAX_S: Final = 5.0
+"""Pauses between two attempts to connect: doubled from the first to the second, each times a random half to one, so
+that a thousand clients of a gateway that restarts do not come back at the same moment."""
 
-class GatewayError(BarographError):
-    """The gateway refused an operation.
+FINAL: Final = {1008: "policy", 1009: "too_big", 4001: "slow", 4003: "token", 4004: "schema_changed"}
+"""Close codes after which connecting again would only end the same way."""
 
-    Attributes:
-        code: short and stable, e.g. `unknown_tape`.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        self.code = code
-        super().__init__(message)
-
-
-class ConnectionLostError(MissingServiceError):
-    """The connection ended before the subscription did.
-
-    Attributes:
-        cursor: the last row seen, to go on from with `start=`; empty if none was.
-    """
-
-    def __init__(self, reason: str, cursor: str) -> None:
-        self.cursor = cursor
-        super().__init__(
-            f"the gateway's connection ended ({reason})", remedy="connect again, with start= the last cursor"
-        )
-
-
-class Frame:
-    """Some rows of one stream, as they came.
-
-    Attributes:
-        number: +1 for each message of the subscription; a jump is a fault of the transport.
-        left_out: rows that conflation left out just before this frame.
-        age_us: from the connector's clock at the newest record to the gateway's send, microseconds; 0 in replays.
-        replayed: whether the rows are from the past, sent to catch up.
-        gap_before: whether the source lacks rows before these.
-    """
-
-    __slots__ = ("_payload", "_schema", "age_us", "gap_before", "left_out", "number", "replayed")
-
-    def __init__(self, data: bytes, schema: bytes) -> None:
-        _, _, flags, _, self.number, self.left_out, self.age_us = HEADER.unpack_from(data)
-        self.replayed, self.gap_before = bool(flags & _REPLAYED), bool(flags & _GAP)
-        self._payload, self._schema = memoryview(data)[HEADER.size :], schema
-
-    def to_arrow(self) -> "pa.RecordBatch":
-        """The rows as an Arrow record batch, without copying."""
-        import pyarrow as pa
-
-        schema = pa.ipc.read_schema(pa.py_buffer(self._schema))
-        return pa.ipc.read_record_batch(pa.py_buffer(self._payload), schema)
-
-    def to_polars(self) -> "pl.DataFrame":
-        """The rows as a polars frame; grid vectors are of type `Array`."""
-        import polars as pl
-
-        frame = pl.from_arrow(self.to_arrow())
-        assert isinstance(frame, pl.DataFrame), "a record batch is always a frame"
-        return frame
-
-    def to_numpy(self, field: str) -> "np.ndarray":
-        """One field as an array: shape `(rows,)` for scalars, `(rows, 2 * radius + 1)` for grid vectors.
-
-        Raises:
-            KeyError: the subscription has no such field.
-        """
-        import pyarrow as pa
-
-        column = self.to_arrow().column(field)
-        vector = pa.types.is_fixed_size_list(column.type)
-        values: np.ndarray = (column.flatten() if vector else column).to_numpy(zero_copy_only=False)
-        return values.reshape(len(column), column.type.list_size) if vector else values
+Token: TypeAlias = str | Callable[[], str]
+Item: TypeAlias = Frame | BarographError | None
 
 
 class Subscription:
     """The frames of one subscription, as an asynchronous iterator; it ends with the tape.
 
-    Attributes:
-        agreed: the gateway's answer: `cursor`, `runtime_config`, `fields` with units; empty until it came.
-        gaps: missing ranges of the source, as the gateway told them.
-        left_out: rows that conflation left out so far.
-        stale_ms: how long the source has been silent; 0 while rows come.
+    Leaving the loop leaves the subscription. Iterated again, it goes on behind the last frame that the program got.
     """
 
-    def __init__(self, client: "Client", number: int, request: dict[str, Any]) -> None:
-        self.agreed: dict[str, Any] = {}
-        self.gaps: list[dict[str, Any]] = []
-        self.left_out = 0
-        self.stale_ms = 0
-        self._client, self._number, self._request = client, number, request
-        self._queue: asyncio.Queue[Frame | BarographError | None] = asyncio.Queue(QUEUE_FRAMES)
-        self._schema = b""
-        self._started = False
+    def __init__(self, client: "Client", request: dict[str, Any]) -> None:
+        self._client, self._course = client, Course(request)
+        self._queue: asyncio.Queue[Item] = asyncio.Queue(QUEUE_FRAMES)
+
+    @property
+    def agreed(self) -> dict[str, Any]:
+        """The gateway's answer: `cursor`, `runtime_config`, `fields` with units; empty until it came."""
+        return self._course.agreed
+
+    @property
+    def gaps(self) -> list[dict[str, Any]]:
+        """Missing ranges of the source, as the gateway told them: `from`, `to`, `cause`, `epoch`."""
+        return self._course.gaps
+
+    @property
+    def left_out(self) -> int:
+        """Rows that conflation left out so far."""
+        return self._course.left_out
+
+    @property
+    def stale_ms(self) -> int:
+        """How long the source has been silent; 0 while rows come."""
+        return self._course.stale_ms
+
+    @property
+    def lag_ms(self) -> int:
+        """Event time between the last row sent and the newest there is, as last told, ms."""
+        return self._course.lag_ms
+
+    @property
+    def resumed(self) -> int:
+        """How often it went on after its connection had broken."""
+        return max(0, self._course.resumed)
+
+    @property
+    def schema(self) -> bytes:
+        """The Arrow schema message; with the payloads of the frames behind it, an Arrow stream."""
+        return self._course.schema
 
     @property
     def cursor(self) -> str:
-        """The last row that the gateway reported as sent; give it as `start=` to go on behind it."""
-        return str(self.agreed.get("cursor", ""))
+        """The last row that the program got; give it as `start=` to go on behind it, today or in a year."""
+        return self._course.cursor
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
-        await self._start()
+        queue = self._queue = asyncio.Queue(QUEUE_FRAMES)
+        number = await self._client._open(self, anew=True)
         try:
-            while True:
-                item = await self._queue.get()
-                if item is None:
-                    return
+            while (item := await queue.get()) is not None:
                 if isinstance(item, BarographError):
                     raise item
-                self.left_out += item.left_out
+                self._course.got(item)
                 yield item
         finally:
-            await self.close()
+            await self._client._leave(number)
+            while not queue.empty():  # the reader may wait for room in it
+                queue.get_nowait()
 
-    async def close(self) -> None:
-        """Leave the subscription; the connection stays."""
-        await self._client._leave(self._number)
+    async def seek(self, to: str) -> None:
+        """Go to `live`, a cursor, `bin/N` or `@ns`. What is under way still comes; `replayed` marks the past."""
+        await self._tell(self._course.seek(to))
 
-    async def _start(self) -> None:
-        if not self._started:
-            self._started = True
-            await self._client._say({"op": "subscribe", "id": self._number, **self._request})
+    async def pause(self) -> None:
+        """Stand still; nothing is left out meanwhile."""
+        await self._tell(self._course.pace("pause"))
 
-    async def _take(self, data: bytes) -> None:
-        kind = data[1]
-        if kind == _SCHEMA:
-            self._schema = data[HEADER.size :]
-        elif kind == _BATCH:
-            self.stale_ms = 0
-            await self._queue.put(Frame(data, self._schema))
-        elif kind == _END:
+    async def resume(self) -> None:
+        """Go on from where it stands."""
+        await self._tell(self._course.pace("resume"))
+
+    async def step(self, bins: int = 1) -> None:
+        """Show the next rows and stand still."""
+        await self._tell(self._course.pace("step", bins=bins))
+
+    async def speed(self, factor: float | str) -> None:
+        """Pace of a replay: event seconds per second, or `max`. Refused while live."""
+        await self._tell(self._course.pace("speed", factor=factor))
+
+    async def _tell(self, message: dict[str, Any]) -> None:
+        """Say it if the subscription is open; else it is part of how it opens."""
+        if self._course.number in self._client._subscriptions:
+            await self._client._say(message)
+
+    async def _take(self, message: bytes | dict[str, Any]) -> None:
+        """A message about it, in the order of the socket."""
+        try:
+            if isinstance(message, dict):
+                self._course.told(message)
+                return
+            frame = self._course.take(message)
+        except (GatewayError, WrongFramesError) as error:
+            await self._queue.put(error)
+            return
+        if frame is not None:
+            await self._queue.put(frame)
+        elif Course.ended(message):
             await self._queue.put(None)
-
-    async def _told(self, message: dict[str, Any]) -> None:
-        op = message["op"]
-        if op == "subscribed":
-            self.agreed = message
-        elif op == "position" and message["cursor"]:
-            self.agreed["cursor"] = message["cursor"]
-        elif op == "gap":
-            self.gaps.append(message)
-        elif op == "stale":
-            self.stale_ms = message["age_ms"]
-        elif op == "error":
-            await self._queue.put(GatewayError(message["code"], message["message"]))
 
 
 class Client:
-    """A connection to a gateway; an asynchronous context manager, made by `connect`.
+    """A connection to a gateway, made again when it breaks; an asynchronous context manager, made by `connect`.
 
     Attributes:
-        hello: what the gateway said first: `tapes`, `lines`, `instruments`, `limits`.
+        hello: what the gateway said first, on the newest connection: `tapes`, `lines`, `instruments`, `limits`.
     """
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: Token | None, patience_s: float) -> None:
         self.hello: dict[str, Any] = {}
-        self._url, self._token = url, token
+        self._url, self._token, self._patience_s = url, token, patience_s
         self._subscriptions: dict[int, Subscription] = {}
         self._next_number = 1
+        self._socket: ClientConnection | None = None
+        self._retry_after_s = 0.0
+        self._ended: GatewayError | None = None
+        self._reason = ""
 
     async def __aenter__(self) -> Self:
-        from websockets.asyncio.client import connect as dial
-        from websockets.exceptions import InvalidHandshake
-        from websockets.typing import Subprotocol
-
-        try:
-            self._socket: ClientConnection = await dial(
-                self._url,
-                subprotocols=[Subprotocol(PROTOCOL)],
-                compression=None,
-                max_size=MESSAGE_BYTES_MAX,
-                max_queue=8,
-                open_timeout=OPEN_S,
-            )
-        except (OSError, TimeoutError, InvalidHandshake) as error:
-            raise MissingServiceError(
-                f"no gateway answers at {self._url} ({error})",
-                remedy="start one with `barograph up`, or correct the address",
-            ) from error
-        if self._token is not None:
-            await self._say({"op": "auth", "token": self._token})
-        self.hello = json.loads(await asyncio.wait_for(self._socket.recv(), OPEN_S))
-        self._reader = asyncio.create_task(self._read())
+        await self._dial()
+        self._runner = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._reader.cancel()
+        self._runner.cancel()
         with suppress(asyncio.CancelledError):
-            await self._reader
-        await self._socket.close()
+            await self._runner
+        if self._socket is not None:
+            await self._socket.close()
 
     def subscribe(
         self,
@@ -239,20 +196,33 @@ class Client:
         radius: int | None = None,
         dtype: str = "f32",
         max_rate_hz: float | None = None,
+        policy: str = "conflate",
         start: str = "live",
+        clock: str | None = None,
+        digest: bool = False,
     ) -> Subscription:
         """Subscribe to a stream; nothing is sent until the result is iterated.
 
         Args:
-            stream: `grid`, `bins` or `trades`.
+            stream: `grid`, `bins`, `trades`, `bars`, `gaps`, `events`, or another that the gateway names.
             tape, line, instrument: what to watch; see `hello`.
-            fields: names as in `schemas.bins`; a small set if not given.
+            fields: names as in the stream's topic; a small set if not given.
             radius: ticks on each side of the mid; the line's own if not given.
             dtype: `f32` or `f64` for grid vectors.
             max_rate_hz: newest row at most this often; every row if not given.
+            policy: `conflate` leaves rows out for a slow program and counts them; `lossless` never does.
             start: `live`, a cursor, `bin/N`, or `@ns` since the epoch.
+            clock: a name; subscriptions with the same one replay together.
+            digest: whether what comes is compared with the gateway's digest of it, every ten seconds.
         """
-        asked = {"fields": list(fields) if fields else None, "radius": radius, "max_rate_hz": max_rate_hz}
+        known = {
+            "fields": list(fields) if fields else None,
+            "radius": radius,
+            "max_rate_hz": max_rate_hz,
+            "clock": clock,
+            "digest": digest or None,
+            "policy": policy if policy != "conflate" else None,
+        }
         request = {
             "stream": stream,
             "tape": tape,
@@ -260,52 +230,161 @@ class Client:
             "instrument": instrument,
             "dtype": dtype,
             "from": start,
-            **{key: value for key, value in asked.items() if value is not None},
+            **{key: value for key, value in known.items() if value is not None},
         }
-        subscription = Subscription(self, self._next_number, request)
-        self._subscriptions[self._next_number] = subscription
-        self._next_number += 1
-        return subscription
+        return Subscription(self, request)
 
-    async def _say(self, message: dict[str, Any]) -> None:
-        await self._socket.send(json.dumps(message))
+    # -- what subscriptions ask --------------------------------------------------------------------------------------
+
+    async def _open(self, subscription: Subscription, *, anew: bool) -> int:
+        """Begin a subscription under a new id, which is returned."""
+        if self._reason:
+            raise self._over(subscription)
+        await self._leave(subscription._course.number)  # of a loop that was left, but not yet closed
+        number, self._next_number = self._next_number, self._next_number + 1
+        messages = subscription._course.begin(number, anew=anew)
+        self._subscriptions[number] = subscription
+        for message in messages:
+            await self._say(message)
+        return number
+
+    def _over(self, subscription: Subscription) -> BarographError:
+        return self._ended or ConnectionLostError(self._reason, subscription.cursor)
 
     async def _leave(self, number: int) -> None:
-        from websockets.exceptions import ConnectionClosed
-
         if self._subscriptions.pop(number, None) is not None:
-            with suppress(ConnectionClosed):
-                await self._say({"op": "unsubscribe", "id": number})
+            await self._say({"op": "unsubscribe", "id": number})
 
-    async def _read(self) -> None:
+    async def _say(self, message: dict[str, Any]) -> None:
+        """Send a message; one that does not leave before the connection ends is said again by `Course.begin`."""
         from websockets.exceptions import ConnectionClosed
 
+        if self._socket is not None:
+            with suppress(ConnectionClosed):
+                await self._socket.send(json.dumps(message))
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    async def _dial(self) -> None:
+        """Connect and hear the hello.
+
+        Raises:
+            MissingServiceError: nobody answers there.
+            GatewayError: the token is not accepted.
+        """
+        from websockets.asyncio.client import connect as dial
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+        from websockets.typing import Subprotocol
+
+        token = self._token() if callable(self._token) else self._token
         try:
-            async for message in self._socket:
+            socket = await dial(
+                self._url,
+                subprotocols=[Subprotocol(PROTOCOL)],
+                additional_headers={"Authorization": f"Bearer {token}"} if token else None,
+                compression=None,
+                max_size=MESSAGE_BYTES_MAX,
+                max_queue=8,
+                open_timeout=OPEN_S,
+            )
+            self.hello = json.loads(await asyncio.wait_for(socket.recv(), OPEN_S))
+        except InvalidStatus as error:
+            if error.response.status_code in (401, 403):
+                raise GatewayError("token", "the gateway does not accept the token", remedy="give another") from error
+            raise self._nobody(error) from error
+        except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+            raise self._nobody(error) from error
+        self._socket = socket
+
+    def _nobody(self, error: Exception) -> MissingServiceError:
+        return MissingServiceError(
+            f"no gateway answers at {self._url} ({error})",
+            remedy="start one with `barograph up`, or correct the address",
+        )
+
+    async def _run(self) -> None:
+        """Read until the program leaves; connect again when the connection breaks."""
+        while True:
+            refresher = asyncio.create_task(self._refresh_token())
+            try:
+                code, reason = await self._read()
+            finally:
+                refresher.cancel()
+            self._socket = None
+            try:
+                if code in FINAL and not (code == 4003 and callable(self._token)):
+                    raise GatewayError(FINAL[code], f"the gateway ended the connection ({reason})")
+                await self._again(reason)
+            except BarographError as error:
+                self._ended = error if isinstance(error, GatewayError) else None
+                self._reason = reason
+                for subscription in list(self._subscriptions.values()):
+                    await subscription._queue.put(self._over(subscription))
+                return
+
+    async def _again(self, reason: str) -> None:
+        """Connect again and go on with everything.
+
+        Raises:
+            BarographError: nobody answered for `patience_s`, or the token is not accepted any more.
+        """
+        pause_s, until_s = PAUSE_MIN_S, time.monotonic() + self._patience_s
+        wait_s, self._retry_after_s = max(self._retry_after_s, 0.0), 0.0
+        if self._patience_s <= 0:
+            raise MissingServiceError(reason)
+        while True:
+            await asyncio.sleep(wait_s)
+            try:
+                await self._dial()
+            except MissingServiceError:
+                if time.monotonic() > until_s:
+                    raise
+                wait_s = pause_s * random.uniform(0.5, 1.0)
+                pause_s = min(PAUSE_MAX_S, 2 * pause_s)
+            else:
+                break
+        for number, subscription in list(self._subscriptions.items()):
+            if self._subscriptions.pop(number, None):  # a program may leave meanwhile
+                await self._open(subscription, anew=False)
+
+    async def _read(self) -> tuple[int, str]:
+        """Hand out messages until the connection ends; its close code and reason."""
+        from websockets.exceptions import ConnectionClosed
+
+        socket = self._socket
+        assert socket is not None, "a connection is read after it was made"
+        with suppress(ConnectionClosed):
+            async for message in socket:
                 await self._dispatch(message)
-            reason = f"{self._socket.close_code} {self._socket.close_reason}".strip()
-        except ConnectionClosed as error:
-            reason = str(error)
-        for subscription in list(self._subscriptions.values()):
-            await subscription._queue.put(ConnectionLostError(reason, subscription.cursor))
+        code, reason = socket.close_code or 1006, socket.close_reason or "nothing was said"
+        return code, f"{code} {reason}"
 
     async def _dispatch(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
-            subscription = self._subscriptions.get(HEADER.unpack_from(message)[3])
-            if subscription is not None:
-                await subscription._take(message)
-            return
-        told = json.loads(message)
-        subscription = self._subscriptions.get(told.get("id", -1))
+            number, told = HEADER.unpack_from(message)[3], message
+        else:
+            told = json.loads(message)
+            if told["op"] == "bye":
+                self._retry_after_s = told.get("retry_after_ms", 0) / 1000
+            number = told.get("id", -1)
+        subscription = self._subscriptions.get(number)
         if subscription is not None:
-            await subscription._told(told)
+            await subscription._take(told)
+
+    async def _refresh_token(self) -> None:
+        """Present a new token before the old one ends, if there is somebody to ask for it."""
+        while callable(self._token):
+            await asyncio.sleep(refresh_in_s(self._token(), time.time()))
+            await self._say({"op": "auth", "token": self._token()})
 
 
-def connect(url: str, *, token: str | None = None) -> Client:
+def connect(url: str, *, token: Token | None = None, patience_s: float = 60.0) -> Client:
     """A connection to the gateway at `url` (`ws://host:port/v1/stream`), to be used with `async with`.
 
     Args:
         url: the gateway's address; `barograph status` prints it.
-        token: for gateways that ask for one.
+        token: for gateways that ask for one; a function is asked again before the token expires and for each
+            connection.
+        patience_s: how long to try again after a connection broke; 0 tells the program at once.
     """
-    return Client(url, token)
+    return Client(url, token, patience_s)

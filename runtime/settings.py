@@ -8,7 +8,7 @@ changes a result is part of a line's configuration and of its `run`.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     )
     gateway_port: int = Field(default=8761, ge=0, le=65535, description="port of the WebSocket gateway; 0: a free one")
     api_port: int = Field(default=8760, ge=0, le=65535, description="port of api and console; 0: a free one")
+    token: SecretStr = Field(
+        default=SecretStr(""), description="what `watch` presents to a gateway that asks who is there; never shown"
+    )
     registry_url: str = Field(
         default="",
         description="Confluent-compatible schema registry, for schemas of others; empty: ours alone are known",

@@ -34,12 +34,14 @@ export class History {
     this.vectors = Object.fromEntries(VECTORS.map((name) => [name, new Float32Array(size)]));
   }
 
-  /** Add the rows of one batch; gives the number of the first new column. */
-  add(table, header, flags) {
-    const from = this.count;
+  /** Add the rows of one batch up to bin `until`; gives how many were of it. */
+  add(table, header, flags, until = Infinity) {
     const col = Object.fromEntries(table.names.map((name) => [name, table.getChild(name)]));
-    for (let row = 0; row < table.numRows; row += 1) this.addRow(col, row, row === 0 ? header : null, flags);
-    return from;
+    for (let row = 0; row < table.numRows; row += 1) {
+      if (Number(col.bin_seq.at(row)) > until) return row;
+      this.addRow(col, row, row === 0 ? header : null, flags);
+    }
+    return table.numRows;
   }
 
   addRow(col, row, header, flags) {

@@ -8,20 +8,22 @@ import { Heatmap } from "./heatmap.js";
 import { COLUMN, History, WIDTH } from "./history.js";
 import { AXIS_W, Overlay, PROFILE_W, TIME_H } from "./overlay.js";
 import { FLAG, Stream } from "./stream.js";
+import { CONTEXT_BINS, Transport } from "./transport.js";
 import { View } from "./view.js";
 
 const BACKFILL_BINS = 900;
+const OPERATION_REFUSED = new Set(["live", "bad_field"]); // the subscription goes on
 const CONFIG_EVERY_MS = 5000;
 const SCALE_EVERY_MS = 120; // sorting a sample of cells takes a millisecond: not in every frame
 const $ = (id) => document.getElementById(id);
 
 const history = new History(), scale = new Scale(), view = new View(), gauges = new Gauges(document);
 const state = {
-  config: null, hello: null, tape: "", line: "main", instrument: "", field: FIELDS[0], held: false, trades: true, quotes: true,
-  tapeId: "", gridId: 0, tradesId: 0, probing: false, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
+  config: null, hello: null, tape: "", line: "main", instrument: "", field: FIELDS[0], trades: true, quotes: true,
+  tapeId: "", gridId: 0, tradesId: 0, leadId: 0, lead: null, probing: false, clock: `page-${Math.random().toString(36).slice(2)}`, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
   leftOut: 0, gaps: 0, lost: 0, ageMs: NaN, lagMs: NaN, arrivals: [], retryAt: 0, pointer: null, ink: null,
 };
-let heatmap, overlay, stream, dirty = true, uploadFrom = 0, frameAt = performance.now();
+let heatmap, overlay, stream, transport, dirty = true, uploadFrom = 0, frameAt = performance.now();
 
 // ---- address -----------------------------------------------------------------------------------------------------
 
@@ -29,10 +31,12 @@ function readAddress() {
   const wanted = new URLSearchParams(location.hash.slice(1));
   state.tape = wanted.get("tape") ?? ""; state.line = wanted.get("line") ?? "main"; state.instrument = wanted.get("instrument") ?? "";
   state.field = FIELDS.find((f) => f.id === wanted.get("field")) ?? FIELDS[0];
+  state.moment = wanted.get("at") ?? "";
 }
 
 function writeAddress() {
   const now = new URLSearchParams({ tape: state.tape, line: state.line, instrument: state.instrument, field: state.field.id });
+  if (!transport.live && state.cursor) now.set("at", state.cursor);
   window.history.replaceState(null, "", `#${now}`);
 }
 
@@ -84,12 +88,13 @@ const target = () => ({ tape: state.tape, line: state.line, instrument: state.in
 /** Resume behind the cursor if there is one, else look where "now" is, so that the recent past can be asked for. */
 function begin() {
   if (!state.connected || !state.instrument) return;
-  for (const id of [state.gridId, state.tradesId]) if (id) stream.unsubscribe(id);
-  state.refused = ""; state.ended = false; state.staleMs = 0; state.tradesId = 0;
+  for (const id of [state.gridId, state.tradesId, state.leadId]) if (id) stream.unsubscribe(id);
+  state.refused = ""; state.ended = false; state.staleMs = 0; state.tradesId = state.leadId = 0; state.lead = null;
   state.probing = !state.cursor;
-  const from = state.cursor || "live", fields = state.probing ? ["bin_seq", "ts_end_ns", "add_mass"] : [...SCALARS, ...VECTORS];
-  state.gridId = stream.subscribe({ stream: "grid", ...target(), fields, from, ...(state.probing ? { radius: 1 } : {}) });
-  if (!state.probing) subscribeTrades(history.last?.tMs ?? 0);
+  if (state.probing) { state.gridId = stream.subscribe({ stream: "grid", ...target(), fields: ["bin_seq", "ts_end_ns", "add_mass"], from: "live", radius: 1 }); return; }
+  state.gridId = subscribeGrid(state.cursor, state.clock);
+  subscribeTrades(history.last?.tMs ?? 0);
+  transport.restore();
 }
 
 function probed(table) {
@@ -97,13 +102,54 @@ function probed(table) {
   state.probing = false;
   const bin = Number(table.getChild("bin_seq").at(0)), endNs = table.getChild("ts_end_ns").at(0);
   const start = Math.max(0, bin - BACKFILL_BINS);
-  state.gridId = stream.subscribe({ stream: "grid", ...target(), fields: [...SCALARS, ...VECTORS], from: `bin/${start}` });
+  state.gridId = subscribeGrid(`bin/${start}`, state.clock);
   subscribeTrades((Number(endNs / 1000n) / 1000 / (bin + 1)) * start);
+  if (state.moment) { const to = state.moment; state.moment = ""; transport.seek(to); }
 }
 
-function subscribeTrades(fromMs) { state.tradesId = stream.subscribe({ stream: "trades", ...target(), from: `@${BigInt(Math.floor(fromMs)) * 1_000_000n}` }); }
+const subscribeGrid = (from, clock) => stream.subscribe({ stream: "grid", ...target(), fields: [...SCALARS, ...VECTORS], from, ...(clock ? { clock } : {}) });
+
+function subscribeTrades(fromMs) { state.tradesId = stream.subscribe({ stream: "trades", ...target(), from: `@${BigInt(Math.floor(fromMs)) * 1_000_000n}`, clock: state.clock }); }
+
+/** Go elsewhere: to what is live at once, to the past by way of the bins that lead there. */
+function seek(to) {
+  if (state.leadId) stream.unsubscribe(state.leadId);
+  state.leadId = 0; state.lead = null;
+  if (to === "live") { restart(); return; }
+  transport.restore();
+  if (!history.cellMs || !history.count || to.includes("/") && !to.startsWith("bin/")) { // its bin is not known yet
+    state.lead = { to, until: NaN };
+    state.leadId = stream.subscribe({ stream: "grid", ...target(), fields: ["bin_seq", "add_mass"], from: to, radius: 1 });
+  } else lead(to.startsWith("bin/") ? Number(to.slice(4)) : Math.floor(Number(BigInt(to.slice(1)) / 1000n) / 1000 / history.cellMs));
+}
+
+function lead(bin) {
+  state.lead = { to: `bin/${bin}`, until: bin };
+  history.clear(); scale.reset(); gauges.reset(); uploadFrom = 0; dirty = true;
+  state.cursor = "";
+  state.leadId = subscribeGrid(`bin/${Math.max(0, bin - CONTEXT_BINS)}`);
+}
+
+/** Rows that lead to the moment; behind the last of them the page's own subscription goes on. */
+function led(table, header) {
+  if (Number.isNaN(state.lead.until)) { stream.unsubscribe(state.leadId); lead(Number(table.getChild("bin_seq").at(0))); return; }
+  const taken = history.add(table, header, FLAG, state.lead.until);
+  if (taken) note(table, taken - 1);
+  if (taken < table.numRows || Number(table.getChild("bin_seq").at(table.numRows - 1)) >= state.lead.until) arrive();
+}
+
+function arrive() {
+  stream.unsubscribe(state.leadId);
+  const to = state.cursor || state.lead.to;
+  state.leadId = 0; state.lead = null;
+  stream.send({ op: "seek", id: state.gridId, to });
+  state.seeking = true;
+  view.refollow(history); gauges.update(history); dirty = true;
+  writeAddress(); showStatus();
+}
 
 function restart() {
+  transport.reset(); transport.show();
   history.clear(); scale.reset(); view.reset(); gauges.reset();
   state.tapeId = state.cursor = ""; state.leftOut = state.gaps = 0; state.ageMs = state.lagMs = NaN; state.arrivals = [];
   uploadFrom = 0; dirty = true;
@@ -112,7 +158,8 @@ function restart() {
 
 function onBatch(id, table, header) {
   if (id === state.tradesId) { history.addTrades(table); dirty = true; return; }
-  if (id !== state.gridId) return;
+  if (id === state.leadId) { led(table, header); dirty = true; return; }
+  if (id !== state.gridId || state.lead || state.seeking) return; // rows of the place before a seek
   if (state.probing) { probed(table); return; }
   const before = history.count, radius = history.radius;
   history.add(table, header, FLAG);
@@ -122,17 +169,23 @@ function onBatch(id, table, header) {
   if (!(header.flags & FLAG.replayed)) state.ageMs = header.ageUs ? header.ageUs / 1000 : NaN;
   state.staleMs = 0;
   if (!(header.flags & FLAG.replayed)) state.arrivals.push([performance.now(), table.numRows]);
-  const row = table.numRows - 1, part = (name) => table.getChild(name).at(row);
-  state.cursor = `${state.tape}/${state.line}/grid/${encodeURIComponent(state.instrument)}/${part("seq")}.${part("part")}.${part("row")}`;
+  note(table, table.numRows - 1);
   gauges.update(history);
   dirty = true;
+  if (transport.paused) writeAddress();
+}
+
+function note(table, row) {
+  const part = (name) => table.getChild(name).at(row);
+  state.cursor = `${state.tape}/${state.line}/grid/${encodeURIComponent(state.instrument)}/${part("seq")}.${part("part")}.${part("row")}`;
 }
 
 function onControl(message) {
   if (message.id === state.tradesId && message.op === "error") { state.tradesId = 0; return; }
+  if (message.id === state.leadId && message.op === "error") { state.leadId = 0; state.lead = null; transport.refused(message.message); return; }
   if (message.id !== undefined && message.id !== state.gridId) return;
-  if (message.op === "subscribed") { if (message.id === state.gridId) state.tapeId = message.tape_id; }
-  else if (message.op === "position") state.lagMs = message.lag_ms;
+  if (message.op === "subscribed") { state.tapeId = message.tape_id; state.seeking = false; }
+  else if (message.op === "position") { state.lagMs = message.lag_ms; transport.position(message.live); }
   else if (message.op === "stale") state.staleMs = message.age_ms;
   else if (message.op === "gap") state.gaps += 1;
   else if (message.op === "error") refused(message);
@@ -140,6 +193,7 @@ function onControl(message) {
 }
 
 function refused(message) {
+  if (OPERATION_REFUSED.has(message.code)) { state.seeking = false; transport.refused(message.message); return; }
   state.gridId = 0;
   if (message.code === "tape_replaced" || message.code === "bad_cursor") { restart(); return; }
   state.refused = message.message;
@@ -149,11 +203,11 @@ function refused(message) {
 
 function status() {
   if (!state.connected) return state.lost || state.retryAt ? ["lost", "Disconnected"] : ["connecting", "Connecting"];
-  if (state.held) return ["held", "Held"];
   if (!state.instrument || state.refused || !history.count) return ["waiting", "Waiting for data"];
+  if (transport.paused) return ["paused", "Paused"];
   if (state.ended) return ["ended", "Tape ended"];
   if (state.staleMs) return ["stale", `Stale ${milliseconds(state.staleMs)}`];
-  return ["live", "Live"];
+  return transport.live ? ["live", "Live"] : ["replay", `Replay ${transport.pace === "max" ? "at full speed" : `${transport.pace}×`}`];
 }
 
 function showStatus() {
@@ -245,7 +299,7 @@ function frame(now) {
   frameAt = now;
   const stage = $("stage"), w = stage.clientWidth, h = stage.clientHeight, dpr = window.devicePixelRatio || 1;
   const plotW = w - AXIS_W - PROFILE_W, plotH = h - TIME_H;
-  const moves = view.step(history, plotH, seconds, state.held), size = `${w}x${h}@${dpr}`;
+  const moves = view.step(history, plotH, seconds), size = `${w}x${h}@${dpr}`;
   if (!dirty && !moves && size === state.size && !state.needleMoves) return;
   state.size = size; dirty = false;
   if (history.count) {
@@ -324,11 +378,12 @@ const KEYS = {
   ArrowUp: (e) => (e.shiftKey ? view.zoomPrice(1.15) : view.pan(4)), ArrowDown: (e) => (e.shiftKey ? view.zoomPrice(1 / 1.15) : view.pan(-4)),
   f: () => view.refollow(history), "[": () => { scale.contrast = Math.max(0.25, scale.contrast / 1.25); }, "]": () => { scale.contrast = Math.min(8, scale.contrast * 1.25); },
   b: () => { state.trades = !state.trades; }, q: () => { state.quotes = !state.quotes; }, t: () => setTheme(otherTheme()),
-  " ": () => { state.held = !state.held; showStatus(); }, "?": () => $("keys").showModal(),
+  " ": () => transport.toggle(), ".": () => transport.step(), ",": () => transport.seek("-1m"), l: () => transport.goLive(),
+  g: () => $("t-moment").focus(), "?": () => $("keys").showModal(),
 };
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, dialog, input")) return;
   if (event.key === " " && event.target.closest("button")) return;
   if (event.target.closest("#fields") && ["ArrowLeft", "ArrowRight"].includes(event.key)) { moveField(event.key === "ArrowRight" ? 1 : -1); event.preventDefault(); return; }
   const field = /^\d$/.test(event.key) ? FIELDS[(Number(event.key) + 9) % 10] : null;
@@ -371,9 +426,13 @@ function start() {
     $("notice").hidden = false; $("notice").textContent = `The heatmap cannot be drawn: ${error.message}`; return;
   }
   overlay = new Overlay($("overlay"));
+  transport = new Transport(document, {
+    say(op, fields) { if (state.gridId) stream.send({ op, id: state.gridId, ...fields }); showStatus(); },
+    seek, shownMs: () => history.last?.tMs ?? NaN,
+  });
   stream = new Stream({
     open(hello) { state.connected = true; state.hello = hello; state.retryAt = 0; begin(); showStatus(); },
-    closed(delay) { if (state.connected) state.lost += 1; state.connected = false; state.gridId = state.tradesId = 0; state.retryAt = performance.now() + delay; showStatus(); },
+    closed(delay) { if (state.connected) state.lost += 1; state.connected = state.seeking = false; state.gridId = state.tradesId = state.leadId = 0; state.lead = null; state.retryAt = performance.now() + delay; showStatus(); },
     control: onControl, batch: onBatch,
     end(id) { if (id === state.gridId) { state.ended = true; showStatus(); } },
   });
@@ -387,7 +446,7 @@ function writeAddressSoon() { setTimeout(() => { if (state.instrument) writeAddr
 
 window.__barograph = {
   get columns() { return history.count; }, get bins() { return history.seen; }, get lastBin() { return history.last?.bin ?? -1; }, get uploads() { return heatmap?.uploads ?? 0; },
-  get state() { return status()[0]; }, get cursor() { return state.cursor; }, get counts() { return { leftOut: state.leftOut, gaps: state.gaps, lost: state.lost }; },
+  get state() { return status()[0]; }, get paused() { return transport.paused; }, get firstBin() { return history.column(history.first())?.bin ?? -1; }, get cursor() { return state.cursor; }, get counts() { return { leftOut: state.leftOut, gaps: state.gaps, lost: state.lost }; },
   get field() { return state.field.id; }, get instrument() { return state.instrument; }, get view() { return { centre: view.centre, right: view.right, tickH: view.tickH, colW: view.colW }; },
   get width() { return WIDTH; }, checksum: () => heatmap.checksum(), vector: (name) => Array.from(history.at()[name]), last: () => ({ ...history.last }),
 };

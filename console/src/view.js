@@ -13,7 +13,7 @@ export class View {
   fit(plotH, radius) { if (this.tickH === null && radius) this.tickH = Math.max(2, plotH / (1.62 * radius)); }
 
   /** Move on by `seconds`; gives whether anything still moves. */
-  step(history, plotH, seconds, held) {
+  step(history, plotH, seconds) {
     const last = history.last;
     if (!last) return false;
     this.fit(plotH, history.radius);
@@ -21,12 +21,10 @@ export class View {
     if (this.follow && Math.abs(last.spot - this.target) * this.tickH > FOLLOW_ZONE * plotH) this.target = last.spot;
     this.centre += (this.target - this.centre) * (1 - Math.exp(-seconds / GLIDE_S));
     if (Math.abs(this.target - this.centre) < 0.02) this.centre = this.target;
-    if (!held) {
-      const behind = history.count - this.right;
-      this.right = behind > 60 ? history.count : this.right + behind * (1 - Math.exp(-seconds / SCROLL_S));
-      if (history.count - this.right < 0.01) this.right = history.count;
-    }
-    return this.centre !== this.target || (!held && this.right !== history.count);
+    const behind = history.count - this.right;
+    this.right = Math.abs(behind) > 60 ? history.count : this.right + behind * (1 - Math.exp(-seconds / SCROLL_S));
+    if (Math.abs(behind) < 0.01) this.right = history.count;
+    return this.centre !== this.target || this.right !== history.count;
   }
 
   zoomTime(direction) { const i = this.columns.indexOf(this.colW); this.colW = this.columns[Math.max(0, Math.min(this.columns.length - 1, i + direction))]; }

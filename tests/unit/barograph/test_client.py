@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import itertools
+import queue
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import polars as pl
 import pytest
 
 import barograph
-from barograph.client import HEADER
+import barograph.sync
+from barograph.frame import BATCH, DIGEST, END, HEADER, SCHEMA
 from runtime.errors import MissingServiceError
 from tests.browser.synthetic import SyntheticFeeder
 from ws_gateway import frames
@@ -42,7 +46,7 @@ async def take(subscription, count):
 
 def test_the_header_is_the_gateways():
     assert HEADER.format == frames.HEADER.format
-    assert (frames.Kind.SCHEMA, frames.Kind.BATCH, frames.Kind.END) == (0, 1, 3)
+    assert (frames.Kind.SCHEMA, frames.Kind.BATCH, frames.Kind.DIGEST, frames.Kind.END) == (SCHEMA, BATCH, DIGEST, END)
 
 
 def test_frames_as_arrow_polars_and_numpy():
@@ -95,7 +99,7 @@ def test_a_refusal_is_an_error_with_its_code():
 
 def test_a_gateway_that_leaves_ends_the_iteration_with_the_cursor():
     async def main():
-        async with gateway() as (url, _, stop), barograph.connect(url) as client:
+        async with gateway() as (url, _, stop), barograph.connect(url, patience_s=0) as client:
             subscription = client.subscribe("grid", **WHAT)
             asyncio.get_running_loop().call_later(1.3, stop.set)
             with pytest.raises(barograph.ConnectionLostError) as caught:
@@ -105,6 +109,95 @@ def test_a_gateway_that_leaves_ends_the_iteration_with_the_cursor():
     error = asyncio.run(main())
     assert "1012" in str(error)
     assert error.cursor.startswith("synthetic/main/grid/")
+
+
+@contextlib.asynccontextmanager
+async def relay(url):
+    """A TCP relay before a gateway; the list it gives holds the connections through it, to be cut."""
+    host, port = url.split("/")[2].split(":")
+    through = []
+
+    async def pump(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader, writer):
+        there_reader, there_writer = await asyncio.open_connection(host, int(port))
+        through.append((writer, there_writer))
+        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/stream", through
+    finally:
+        server.close()
+
+
+def cut(through):
+    """End every connection at once, without a word."""
+    while through:
+        for writer in through.pop():
+            writer.transport.abort()
+
+
+def test_a_broken_connection_is_made_again_and_every_row_comes_once():
+    async def main():
+        async with (
+            gateway() as (url, _, _),
+            relay(url) as (address, through),
+            barograph.connect(address) as client,
+        ):
+            subscription = client.subscribe("grid", **WHAT, fields=["bin_seq"], start="bin/0")
+            bins = []
+            async for frame in subscription:
+                bins += frame.to_numpy("bin_seq").tolist()
+                if len(bins) in (20, 21, 60):  # 21: before a row of the new connection came
+                    cut(through)
+                if len(bins) >= 100:
+                    return bins, subscription.resumed, subscription.left_out
+
+    bins, resumed, left_out = asyncio.run(main())
+    assert bins == list(range(bins[0], bins[0] + len(bins)))
+    assert resumed >= 2
+    assert left_out == 0
+
+
+def test_left_and_iterated_again_it_goes_on_behind_the_last_frame():
+    async def main():
+        async with gateway() as (url, _, _), barograph.connect(url) as client:
+            subscription = client.subscribe("bins", **WHAT, start="bin/0")
+            return await take(subscription, 3) + await take(subscription, 4)
+
+    bins = [int(n) for f in asyncio.run(main()) for n in f.to_numpy("bin_seq")]
+    assert bins == list(range(bins[0], bins[0] + len(bins)))
+
+
+def test_without_an_event_loop():
+    done = threading.Event()
+    ready = queue.Queue()
+
+    async def main():
+        async with gateway() as (url, _, _):
+            ready.put(url)
+            await asyncio.to_thread(done.wait)
+
+    server = threading.Thread(target=asyncio.run, args=(main(),))
+    server.start()
+    try:
+        with barograph.sync.connect(ready.get(timeout=10)) as client:
+            subscription = client.subscribe("grid", **WHAT, start="bin/0", digest=False)
+            bins = [frame.to_polars()["bin_seq"][0] for frame in itertools.islice(subscription, 5)]
+            assert subscription.agreed["runtime_config"]["stream"] == "grid"
+            subscription.pause()
+            with pytest.raises(barograph.GatewayError):
+                next(iter(client.subscribe("grid", tape="other", instrument="X")))
+    finally:
+        done.set()
+        server.join()
+    assert bins == list(range(bins[0], bins[0] + 5))
 
 
 def test_no_gateway_is_said_in_one_sentence():

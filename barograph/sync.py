@@ -1,0 +1,105 @@
+"""The client for programs without an event loop: notebooks, scripts, a REPL.
+
+    import barograph.sync
+
+    with barograph.sync.connect("ws://127.0.0.1:8761/v1/stream") as client:
+        for frame in client.subscribe("grid", tape="demo", instrument="SIM:ES"):
+            print(frame.to_polars())
+
+An event loop runs in a thread of its own, so it also works where one runs already, as in Jupyter.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any, Self, TypeVar
+
+from barograph import client
+from barograph.client import Token
+from barograph.frame import Frame
+
+T = TypeVar("T")
+
+
+class Subscription:
+    """The frames of one subscription, as an iterator; see `barograph.Subscription` for its attributes."""
+
+    def __init__(self, owner: "Client", inner: client.Subscription) -> None:
+        self._owner, self._inner = owner, inner
+
+    def __iter__(self) -> Iterator[Frame]:
+        frames = aiter(self._inner)
+        try:
+            while (frame := self._owner.run(_next(frames))) is not None:
+                yield frame
+        finally:
+            self._owner.run(_close(frames))
+
+    def __getattr__(self, name: str) -> Any:
+        """What the asynchronous subscription has: values as they are, operations waited for."""
+        found = getattr(self._inner, name)
+        if name in _OPERATIONS:
+            return lambda *args, **kwargs: self._owner.run(found(*args, **kwargs))
+        return found
+
+
+_OPERATIONS = frozenset({"seek", "pause", "resume", "step", "speed"})
+
+
+class Client:
+    """A connection to a gateway, as a context manager; made by `connect`."""
+
+    def __init__(self, inner: client.Client) -> None:
+        self._inner = inner
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, name="barograph-client", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.run(self._inner.__aenter__())
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._inner.__aexit__())
+        self._end()
+
+    @property
+    def hello(self) -> dict[str, Any]:
+        """What the gateway said first."""
+        return self._inner.hello
+
+    def subscribe(self, stream: str = "grid", **what: Any) -> Subscription:
+        """As `barograph.Client.subscribe`."""
+        return Subscription(self, self._inner.subscribe(stream, **what))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the client's loop and wait for it; Ctrl-C ends the wait and the work."""
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(frames: Any) -> Frame | None:
+    return await anext(frames, None)
+
+
+async def _close(frames: Any) -> None:
+    await frames.aclose()
+
+
+def connect(url: str, *, token: Token | None = None, patience_s: float = 60.0) -> Client:
+    """As `barograph.connect`, to be used with `with`."""
+    return Client(client.connect(url, token=token, patience_s=patience_s))
