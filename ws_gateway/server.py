@@ -10,6 +10,7 @@ On the same port, by GET: `/health`, `/ready`, `/metrics`. Anything else but `/v
 import asyncio
 import ipaddress
 import logging
+import random
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -28,8 +29,10 @@ from websockets.typing import Origin, Subprotocol
 
 from runtime.errors import BarographError, PortTakenError
 from ws_gateway import metrics
-from ws_gateway.fanout import Hub, Instant
-from ws_gateway.protocol import PROTOCOL, Session
+from ws_gateway.channel import Instant
+from ws_gateway.fanout import Hub
+from ws_gateway.library import Library
+from ws_gateway.protocol import PROTOCOL, RETRY_AFTER_MS, Session
 from ws_gateway.strictjson import TEXT_BYTES_MAX
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,11 @@ TICK_S: Final = 0.25
 
 DRAIN_S: Final = 2.0
 """Time for clients to take `bye` and answer the close before the process leaves."""
+
+RETRY_SPREAD_MS: Final = 500
+RETRY_PER_CLIENT_MS: Final = 2
+"""Over how long clients are spread that must all come back: a thousand over 2.5 s. Opening a thousand connections takes
+about a second of a core; less spread makes the last ones wait for that, more makes all of them wait for nothing."""
 
 HANDSHAKE_S: Final = 10.0
 """Time for a client to send its opening request; a slow one only holds one socket."""
@@ -107,10 +115,16 @@ class Gateway:
         feeder: source of rows.
         allowed_origins: web origins whose pages may connect, e.g. `http://127.0.0.1:8760`; clients that are no
             browsers send none and are let in on loopback.
+        library: what is older than the rings; None: nothing is.
     """
 
-    def __init__(self, feeder: Feeder, allowed_origins: Sequence[str] = ()) -> None:
-        self.hub = Hub()
+    def __init__(
+        self,
+        feeder: Feeder,
+        allowed_origins: Sequence[str] = (),
+        library: Library | None = None,
+    ) -> None:
+        self.hub = Hub(library=library)
         self.feeder = feeder
         self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
         self._clients: set[_Client] = set()
@@ -219,8 +233,9 @@ class Gateway:
     async def _drain(self) -> None:
         self._draining = True
         now = clock()
+        spread_ms = RETRY_SPREAD_MS + RETRY_PER_CLIENT_MS * len(self._clients)
         for client in tuple(self._clients):
-            client.session.drain(now)
+            client.session.drain(now, RETRY_AFTER_MS + int(random.uniform(0, spread_ms)))
             client.wake.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
@@ -239,7 +254,9 @@ class _Client:
         self.wake = asyncio.Event()
         self._connection = connection
         self._sending_since_ns = 0
-        self.session = Session(hub, clock(), self.wake.set)
+        peer = connection.remote_address
+        user = f"anonymous@{peer[0]}" if isinstance(peer, tuple) else "anonymous"
+        self.session = Session(hub, clock(), self.wake.set, user=user)
         self.wake.set()
 
     async def run(self) -> None:
@@ -302,6 +319,7 @@ async def serve(
     port: int,
     bootstrap_servers: str,
     state: str | Path,
+    lake: str | Path = "",
     allowed_origins: Sequence[str],
     stop: asyncio.Event,
     on_ready: Callable[[int], None] = lambda _port: None,
@@ -311,8 +329,16 @@ async def serve(
     Args:
         bootstrap_servers: Kafka brokers.
         state: where the tape manifests lie: a folder or a URL.
+        lake: where the lake lies, for what has left Kafka; empty: it is told as a gap.
     """
     from ws_gateway.feeder import KafkaFeeder
+    from ws_gateway.replay import Replays
 
-    feeder = KafkaFeeder(bootstrap_servers, state, asyncio.get_running_loop())
-    await Gateway(feeder, allowed_origins).run(host, port, stop, on_ready)
+    loop, library = asyncio.get_running_loop(), Library()
+    feeder = KafkaFeeder(bootstrap_servers, state, loop)
+    replays = Replays(library, bootstrap_servers, state, lake)
+    replays.start(loop)
+    try:
+        await Gateway(feeder, allowed_origins, library).run(host, port, stop, on_ready)
+    finally:
+        await asyncio.to_thread(replays.stop)
