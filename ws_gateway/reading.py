@@ -98,7 +98,9 @@ class Reading:
     def peek(self, mono_ns: int) -> Piece | None:
         """The rest of the next block; None if nothing is there now. Look at `missing` and `failure` first."""
         while True:
-            piece = self._peek_ring() if self.number is not None else self._peek_past(mono_ns)
+            piece = self._peek_ring() if self.number is not None else None
+            if self.number is None:
+                piece = self._peek_past(mono_ns)
             if piece is None or self._filter is None:
                 return piece
             start = _first_row(piece.block, self._filter)

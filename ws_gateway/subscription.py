@@ -265,6 +265,8 @@ class Subscription:
                 if pieces:
                     break
                 notices += self._tell_missing(piece)
+            if self.live and self.reading.number is None:  # it fell out of the ring, and what follows is a replay
+                self.live, self._caught_up_at = False, self.channel.ring.next_row
             if piece is None:
                 break
             self._look_whether_live()
