@@ -13,11 +13,12 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qs
 
 from prometheus_client import generate_latest
 from websockets.asyncio.server import Server, ServerConnection
@@ -28,16 +29,21 @@ from websockets.http11 import Response
 from websockets.typing import Origin, Subprotocol
 
 from runtime.errors import BarographError, PortTakenError
+from runtime.object_store import object_store_at
+from runtime.serving import ServingStore
 from ws_gateway import metrics
 from ws_gateway.channel import Instant
 from ws_gateway.fanout import Hub
 from ws_gateway.library import Library
-from ws_gateway.protocol import PROTOCOL, RETRY_AFTER_MS, Session
+from ws_gateway.protocol import PROTOCOL, RETRY_AFTER_MS, Code, Session
 from ws_gateway.strictjson import TEXT_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
 PATH: Final = "/v1/stream"
+
+Opening = Sequence[Mapping[str, Any]]
+"""Messages that a session obeys by itself."""
 
 WRITE_BYTES_MAX: Final = 256 << 10
 """Bytes in the library's buffer above which a send waits. Several messages fit, so a healthy client is never waited
@@ -116,6 +122,7 @@ class Gateway:
         allowed_origins: web origins whose pages may connect, e.g. `http://127.0.0.1:8760`; clients that are no
             browsers send none and are let in on loopback.
         library: what is older than the rings; None: nothing is.
+        serving: gives the opening messages of a serving version or alias, None if there is none; may block.
     """
 
     def __init__(
@@ -123,7 +130,9 @@ class Gateway:
         feeder: Feeder,
         allowed_origins: Sequence[str] = (),
         library: Library | None = None,
+        serving: Callable[[str], Opening | None] = lambda _name: None,
     ) -> None:
+        self._serving = serving
         self.hub = Hub(library=library)
         self.feeder = feeder
         self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
@@ -213,7 +222,12 @@ class Gateway:
         return connection.respond(HTTPStatus.NOT_FOUND, f"nothing here; streams are at {PATH}\n")
 
     async def _serve_client(self, connection: ServerConnection) -> None:
-        client = _Client(connection, self.hub)
+        opening = await self._opening(connection)
+        if opening is None:
+            metrics.CLOSED.labels(str(Code.POLICY)).inc()
+            await connection.close(Code.POLICY, "there is no such serving version or alias")
+            return
+        client = _Client(connection, self.hub, opening)
         self._clients.add(client)
         metrics.OPENED.inc()
         metrics.CLIENTS.set(len(self._clients))
@@ -222,6 +236,12 @@ class Gateway:
         finally:
             self._clients.discard(client)
             metrics.CLIENTS.set(len(self._clients))
+
+    async def _opening(self, connection: ServerConnection) -> Opening | None:
+        """What the address asks for by `?serving=`: nothing, a version's subscriptions, or None for one unknown."""
+        query = connection.request.path.partition("?")[2] if connection.request else ""
+        names = parse_qs(query).get("serving")
+        return () if not names else await asyncio.to_thread(self._serving, names[-1])
 
     async def _tick(self) -> None:
         while True:
@@ -250,13 +270,13 @@ def _not_ready(connection: ServerConnection) -> Response:
 class _Client:
     """One connection: a reader, a writer, and the watchdog's note of when the last send began."""
 
-    def __init__(self, connection: ServerConnection, hub: Hub) -> None:
+    def __init__(self, connection: ServerConnection, hub: Hub, opening: Opening = ()) -> None:
         self.wake = asyncio.Event()
         self._connection = connection
         self._sending_since_ns = 0
         peer = connection.remote_address
         user = f"anonymous@{peer[0]}" if isinstance(peer, tuple) else "anonymous"
-        self.session = Session(hub, clock(), self.wake.set, user=user)
+        self.session = Session(hub, clock(), self.wake.set, user=user, opening=opening)
         self.wake.set()
 
     async def run(self) -> None:
@@ -337,8 +357,14 @@ async def serve(
     loop, library = asyncio.get_running_loop(), Library()
     feeder = KafkaFeeder(bootstrap_servers, state, loop)
     replays = Replays(library, bootstrap_servers, state, lake)
+    versions = ServingStore(object_store_at(state))
+
+    def serving(name: str) -> Opening | None:
+        version = versions.resolve(name)
+        return None if version is None else version.messages()
+
     replays.start(loop)
     try:
-        await Gateway(feeder, allowed_origins, library).run(host, port, stop, on_ready)
+        await Gateway(feeder, allowed_origins, library, serving).run(host, port, stop, on_ready)
     finally:
         await asyncio.to_thread(replays.stop)
