@@ -23,7 +23,7 @@ from ws_gateway.channel import Instant
 from ws_gateway.fanout import Hub
 from ws_gateway.request import Refusal, parse_bins, parse_id, parse_request, parse_speed, parse_start
 from ws_gateway.strictjson import TEXT_BYTES_MAX, BadJsonError, parse
-from ws_gateway.subscription import BACKLOG_BYTES_MAX, Subscription
+from ws_gateway.subscription import BACKLOG_BYTES_MAX, Parts, Subscription
 
 PROTOCOL: Final = "barograph.v1"
 NS: Final = 1_000_000_000
@@ -192,7 +192,7 @@ class Session:
         self._opening = opening
         self._entries: dict[int, _Entry] = {}
         self._turns: deque[int] = deque()
-        self._outbox: deque[str | bytes] = deque()
+        self._outbox: deque[str | Parts] = deque()
         self._born_ns = self._told_ns = self._bucket_ns = now.mono_ns
         self._bucket = MESSAGES_BURST
         self._now = now
@@ -248,6 +248,11 @@ class Session:
 
     def next_message(self, now: Instant) -> str | bytes | None:
         """The next message to send: text is control, bytes are data; None when there is nothing for now."""
+        message = self.next_parts(now)
+        return b"".join(message) if isinstance(message, tuple) else message
+
+    def next_parts(self, now: Instant) -> str | Parts | None:
+        """The same, data as header and payload: joining them is left to whoever copies them anyway."""
         if self._outbox:
             return self._outbox.popleft()
         for _ in range(len(self._turns) if self.phase is Phase.OPEN else 0):
@@ -370,10 +375,13 @@ class Session:
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def _pull(self, number: int, now: Instant) -> str | bytes | None:
+    def _pull(self, number: int, now: Instant) -> str | Parts | None:
         entry = self._entries.get(number)
         if entry is None:
             return None
+        newest = entry.subscription.pull_newest(now)
+        if newest is not None:
+            return newest
         if entry.ended:
             if not entry.subscription.turned:
                 return None

@@ -118,6 +118,25 @@ class Reading:
         self._fresh = False
         self._step_over(piece, piece.stop)
 
+    def only_newest(self) -> Block | None:
+        """The newest block, if it is one row and that is the next one, with nothing missing before it."""
+        channel, number = self._channel, self.number
+        if number is None or number != channel.ring.newest_start or channel.ring.next_row != number + 1:
+            return None
+        block = channel.ring.newest
+        if block is None or self._filter is not None or self.missing:
+            return None
+        if self.next is not None and (block.seq, block.part, 0) < self.next:
+            return None
+        if channel.gaps and channel.gaps[-1][0] >= self._told:
+            return None
+        return block
+
+    def took(self, block: Block) -> None:
+        """The block that `only_newest` gave was sent."""
+        self.number = self._told = self._channel.ring.next_row
+        self.next, self._fresh = (block.seq, block.part, 1), False
+
     def jump(self) -> int:
         """Leave out everything but the newest row of the ring; how many rows that were. Only in the ring."""
         ring = self._channel.ring

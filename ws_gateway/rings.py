@@ -48,6 +48,11 @@ class Ring:
         """The last block, or None while the ring is empty."""
         return self._blocks[-1] if self._blocks else None
 
+    @property
+    def newest_start(self) -> int:
+        """Number of the last block's first row; -1 while the ring is empty."""
+        return self._starts[-1] if self._starts else -1
+
     def append(self, block: Block) -> None:
         """Add a block that has rows."""
         assert block.rows > 0, "empty blocks have no place in a ring"

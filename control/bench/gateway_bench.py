@@ -1,4 +1,4 @@
-"""Bench `gateway`: what a frame costs for a hundred and a thousand clients, what a connection holds, how old frames are.
+"""Bench `gateway`: what a frame costs for a hundred and a thousand clients, what a connection holds, how old it is.
 
 The server is the gateway itself in this process, with rows that the bench publishes; clients are a process of their own
 (`gateway_readers`), whose time is not counted. Beside it the same bytes go out by a blocking `sendall` on bare sockets,
@@ -116,7 +116,7 @@ async def running() -> AsyncIterator[tuple[Gateway, int]]:
         await task
 
 
-# ---- fan-out -----------------------------------------------------------------------------------------------------------
+# ---- fan-out ---------------------------------------------------------------------------------------------------------
 
 
 class Fanout:
@@ -243,7 +243,7 @@ def fanout(clients: int, frames: int) -> Callable[[Session], list[Row]]:
     return measure
 
 
-# ---- one frame ---------------------------------------------------------------------------------------------------------
+# ---- one frame -------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -303,7 +303,7 @@ def frame_encode(session: Session) -> list[Row]:
     ]  # fmt: skip
 
 
-# ---- connections -------------------------------------------------------------------------------------------------------
+# ---- connections -----------------------------------------------------------------------------------------------------
 
 
 def rss_bytes() -> int:
@@ -378,11 +378,11 @@ async def _reconnect(count: int, within_s: float) -> float:
 NAME_CURSOR: Final = f"{TAPE}/main/grid/BENCH%3AX/10.0.0"
 
 
-# ---- age ---------------------------------------------------------------------------------------------------------------
+# ---- age -------------------------------------------------------------------------------------------------------------
 
 
 def frame_age(session: Session) -> list[Row]:
-    """From the stamp of a message of the bins topic to the send of its frame, through a broker and the whole gateway."""
+    """From the stamp of a message of the bins topic to the send of its frame, through broker and gateway."""
     count = session.scaled(40, 1_000)
     ages = asyncio.run(_ages(session, count))
     told = {"frames": len(ages), "every_ms": 20, "clients": 1}
@@ -450,7 +450,8 @@ async def _until_listed(url: str) -> None:
 async def _read_ages(client: Any, count: int) -> list[int]:
     """Ages of the frames of live rows, µs; all rows must come, in order."""
     ages: list[int] = []
-    seen, schema = [], b""
+    seen: list[int] = []
+    schema = b""
     while len(seen) < count:
         message = await client.recv()
         if isinstance(message, str):
