@@ -172,7 +172,7 @@ class KafkaFeeder:
                 if time.monotonic() - listed >= LIST_S:
                     client = self._list(client)
                     listed = time.monotonic()
-                heard = [h for raw in client.consume(CONSUME_MAX, timeout=CONSUME_S) if (h := self._take(client, raw))]
+                heard = [h for raw in _consume(client) if (h := self._take(client, raw))]
                 if heard:
                     self._hand_over(heard)
         except Exception as error:
@@ -289,6 +289,12 @@ def _sources_of(manifest: Manifest) -> Iterable[tuple[tuple[str, int], Source]]:
             for partition in range(manifest.partitions):
                 where = f"{topic}[{partition}]"
                 yield (topic, partition), Source(manifest.tape, manifest.tape_id, line, spec, where)
+
+
+def _consume(client: Consumer) -> list[Any]:
+    """What came, as soon as anything did: asked for many at once, the client waits for as many."""
+    first = client.consume(1, timeout=CONSUME_S)
+    return [*first, *client.consume(CONSUME_MAX, timeout=0)] if first else []
 
 
 def _topics(client: Consumer) -> frozenset[str]:

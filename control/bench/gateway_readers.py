@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 BUFFER_BYTES: Final = 1 << 20
 HEADER_BYTES: Final = 24
 BATCH: Final = 1
+PING: Final = 9
 HANDSHAKE: Final = (
     "GET /v1/stream HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -58,6 +59,8 @@ class Flow:
 
     def _take_frame(self) -> bool:
         have = self._buffer
+        if len(have) >= 2 and have[0] & 15 == PING:
+            return self._answer_ping()
         if len(have) < 14:
             return False
         small = have[1] & 127
@@ -75,6 +78,14 @@ class Flow:
         self._skip = max(0, end - len(have))
         del have[:end]
         return not self._skip
+
+    def _answer_ping(self) -> bool:
+        end = 2 + self._buffer[1]
+        if len(self._buffer) < end:
+            return False
+        self.sock.send(bytes([0x8A, 0x80 | self._buffer[1]]) + bytes(4) + self._buffer[2:end])
+        del self._buffer[:end]
+        return True
 
 
 class Reader:
