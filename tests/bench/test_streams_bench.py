@@ -1,4 +1,4 @@
-"""Benches `streams`, `replay`, `sinks` and `gateway` as a user runs them, quick and on a real broker. No figure is judged here."""
+"""Benches `streams`, `replay`, `sinks` and `gateway` as a user runs them, quick, on a real broker; unjudged."""
 
 import json
 import os
