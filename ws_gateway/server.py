@@ -287,7 +287,6 @@ class _Client:
             self._connection.transport.abort()
             return
         self.session.tick(now)
-        self.wake.set()
 
 
 async def serve(

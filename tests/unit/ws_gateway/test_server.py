@@ -146,8 +146,9 @@ def test_hostile_messages_close_with_their_code_and_others_go_on(message, code):
     assert asyncio.run(main()) == code
 
 
-def test_a_client_that_does_not_read_is_conflated_and_the_count_is_right():
+def test_a_client_that_does_not_read_is_conflated_and_the_count_is_right(monkeypatch):
     """It stops reading; the others get every row; when it reads again, sent and left out add up to all of them."""
+    monkeypatch.setattr(server, "BEHIND_S_MAX", 600)  # a machine under load may need longer than the watchdog waits
 
     async def main():
         known = {"instruments": ("GLBX.MDP3:ESH4",), "radius": 500}
