@@ -19,20 +19,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from runtime.codec import decode_batches
 from runtime.errors import BarographError, MissingServiceError
 from runtime.kafka import consumer, to_message, watermarks
 from runtime.object_store import object_store_at
 from runtime.sequence import ConflictError, HoleError, Sequence, Verdict
 from runtime.tapes import Manifest, TapeStore
-from schemas import bins, trades
-from schemas.columns import Column, concat_tables, from_arrow
+from schemas.columns import ColumnError
 from schemas.message import Message
-from schemas.topics import BINS, TRADES, TopicSpec
-from ws_gateway import metrics
+from schemas.topics import TopicSpec
+from ws_gateway import catalogue, metrics
+from ws_gateway.decode import UNREADABLE, block_of
 from ws_gateway.fanout import Gap, Hub, Name, Tape
 from ws_gateway.frames import Block
 
@@ -52,7 +50,8 @@ CONSUME_S: Final = 0.05
 HAND_OVER_S: Final = 1.0
 """How long one wait for the event loop lasts before stopping is looked at again."""
 
-SPECS: Final[tuple[TopicSpec, ...]] = (BINS, TRADES)
+METADATA_S: Final = 5.0
+"""How long the broker may take to list its topics; what is not listed is looked for at the next listing."""
 
 
 @dataclass(slots=True)
@@ -61,7 +60,8 @@ class Source:
 
     Attributes:
         tape, tape_id, line, spec: what it belongs to.
-        sequence: the consumer's rule; None until the first message anchors it.
+        sequence: the consumer's rule; None until the first message anchors it. Records have none, only offsets.
+        next_offset: what to go on with after an interruption; None before the first message.
     """
 
     tape: str
@@ -70,6 +70,7 @@ class Source:
     spec: TopicSpec
     where: str
     sequence: Sequence | None = None
+    next_offset: int | None = None
 
     def name(self, instrument: str) -> Name:
         """The channel of an instrument of this source."""
@@ -86,22 +87,6 @@ class Heard:
     end: bool = False
 
 
-def block_of(message: Message, spec: TopicSpec) -> Block:
-    """The rows of a derived message.
-
-    Raises:
-        ValueError, KeyError: the value does not hold what the topic's schema says.
-    """
-    envelope = message.envelope
-    batches = decode_batches(message.value)
-    columns: tuple[Column, ...] = trades.COLUMNS
-    if spec is BINS:
-        width = batches[0].schema.field(bins.MASSES[0]).type.list_size if batches else 1
-        columns = bins.columns((width - 1) // 2)
-    table: dict[str, np.ndarray] = concat_tables([from_arrow(b, columns) for b in batches], columns) if batches else {}
-    return Block(envelope.seq, envelope.part, table, len(message.value), envelope.arrived, envelope.t, envelope.run)
-
-
 def judge(source: Source, message: Message) -> tuple[bool, Gap | None]:
     """Apply the consumer's rule: whether the message is new, and the gap before it if there is one.
 
@@ -109,6 +94,8 @@ def judge(source: Source, message: Message) -> tuple[bool, Gap | None]:
         ConflictError: two writers disagree about the same place.
     """
     e = message.envelope
+    if not source.spec.rooted:
+        return source.next_offset is None or message.offset >= source.next_offset, None
     if source.sequence is None:
         source.sequence = Sequence(source.where, e.seq, e.part)
     try:
@@ -122,13 +109,19 @@ def judge(source: Source, message: Message) -> tuple[bool, Gap | None]:
     return verdict is Verdict.ACCEPT, None
 
 
-def _readable(source: Source, message: Message) -> Block | None:
-    """The rows of a message, or None for bytes that are not what its headers say."""
+def block_or_gap(source: Source, message: Message, place: tuple[int, int]) -> tuple[Block, Gap | None]:
+    """The rows of a message, or an empty block and the reason, for bytes that are not what they should be."""
     try:
-        return block_of(message, source.spec)
-    except (ValueError, KeyError, OSError) as error:
+        return block_of(message, catalogue.of_topic(source.spec)), None
+    except ColumnError as error:
+        reason, schema = f"rows are of another form: {error}", True
         log.error("%s: offset %d: %s", source.where, message.offset, error)
-        return None
+    except UNREADABLE as error:
+        reason, schema = "a message cannot be read", False
+        log.error("%s: offset %d: %s", source.where, message.offset, error)
+    seq, part = place
+    empty = Block(seq, part, {}, 0, message.envelope.arrived, message.envelope.t)
+    return empty, Gap(seq, seq + 1, reason, schema)
 
 
 @dataclass
@@ -179,7 +172,7 @@ class KafkaFeeder:
                 if time.monotonic() - listed >= LIST_S:
                     client = self._list(client)
                     listed = time.monotonic()
-                heard = [h for raw in client.consume(CONSUME_MAX, timeout=CONSUME_S) if (h := self._take(client, raw))]
+                heard = [h for raw in _consume(client) if (h := self._take(client, raw))]
                 if heard:
                     self._hand_over(heard)
         except Exception as error:
@@ -209,22 +202,27 @@ class KafkaFeeder:
         catalogue = {m.tape: _catalogue_of(m) for m in manifests}
         aliases = {name: (alias.tape, alias.line) for name, alias in self._tapes.aliases().items()}
         self._call(partial(self._hub.set_tapes, catalogue), aliases)
-        for key, source in wanted.items():
-            if key not in self._sources:
+        missing = {key: source for key, source in wanted.items() if key not in self._sources}
+        there = _topics(client) if missing else frozenset()
+        for key, source in missing.items():
+            if key[0] in there:
                 self._take_up(client, key, source)
         self._ready = True
         return client
 
     def _take_up(self, client: Consumer, key: tuple[str, int], source: Source) -> None:
+        left = self._left.get(key)
+        known = left.next_offset if left and left.tape_id == source.tape_id else None
         try:
             low, high = watermarks(client, *key)
-            client.incremental_assign([TopicPartition(*key, max(low, high - TAIL_MESSAGES))])
+            start = high - TAIL_MESSAGES if known is None else known  # what came meanwhile is no hole
+            client.incremental_assign([TopicPartition(*key, max(low, min(start, high)))])
         except (KafkaException, MissingServiceError) as error:
             log.info("%s[%d] cannot be read yet: %s", *key, error)  # made a moment later, or the broker is away
             return
         left = self._left.pop(key, None)
         if left and left.tape_id == source.tape_id:
-            source.sequence = left.sequence  # what was shown before is a repeat now
+            source.sequence, source.next_offset = left.sequence, left.next_offset  # what was shown is a repeat now
         self._sources[key] = source
 
     def _leave(self, client: Consumer, key: tuple[str, int]) -> None:
@@ -242,9 +240,6 @@ class KafkaFeeder:
         try:
             message = to_message(raw)
             new, gap = judge(source, message)
-            if not new:
-                return None
-            block = _readable(source, message)
         except ConflictError:
             log.exception("%s is no longer read", source.where)
             with suppress(KafkaException):
@@ -252,20 +247,19 @@ class KafkaFeeder:
             return None
         except BarographError as error:
             log.error("%s: %s", source.where, error)
-            self._leave(client, key)  # the next listing takes it up again at the tail
+            self._leave(client, key)  # the next listing takes it up again where it was
             return None
         except ValueError as error:
             log.error("%s: offset %s: %s", source.where, raw.offset(), error)  # not ours; the next one tells the hole
             return None
-        if block is None:
-            gap = Gap(message.envelope.seq, message.envelope.seq + 1, "a message cannot be read")
-            block = Block(
-                message.envelope.seq, message.envelope.part, {}, 0, message.envelope.arrived, message.envelope.t
-            )
+        source.next_offset = message.offset + 1
+        if not new:
+            return None
+        e = message.envelope
+        place = (message.offset, 0) if not source.spec.rooted else (e.seq, e.part)
+        block, unread = block_or_gap(source, message, place)
         metrics.ROWS.labels(source.spec.stream).inc(block.rows)
-        return Heard(
-            source.name(message.instrument), block, gap, message.envelope.kind == "end" and message.envelope.last
-        )
+        return Heard(source.name(message.instrument), block, unread or gap, e.kind == "end" and e.last)
 
     def _hand_over(self, heard: list[Heard]) -> None:
         """Give the messages to the event loop and wait until it has them."""
@@ -288,12 +282,28 @@ class KafkaFeeder:
 
 
 def _sources_of(manifest: Manifest) -> Iterable[tuple[tuple[str, int], Source]]:
-    for line in tuple(manifest.lines) or ("main",):
-        for spec in SPECS:
+    for spec in catalogue.topics():
+        lines = tuple(manifest.lines) or ("main",)
+        for line in (catalogue.TAPE_LINE,) if spec.scope == "tape" else lines:
             topic = spec.name(manifest.tape, line)
             for partition in range(manifest.partitions):
                 where = f"{topic}[{partition}]"
                 yield (topic, partition), Source(manifest.tape, manifest.tape_id, line, spec, where)
+
+
+def _consume(client: Consumer) -> list[Any]:
+    """What came, as soon as anything did: asked for many at once, the client waits for as many."""
+    first = client.consume(1, timeout=CONSUME_S)
+    return [*first, *client.consume(CONSUME_MAX, timeout=0)] if first else []
+
+
+def _topics(client: Consumer) -> frozenset[str]:
+    """Topics that the broker has; none if it does not answer: asking for one that is not there takes long."""
+    try:
+        return frozenset(client.list_topics(timeout=METADATA_S).topics)
+    except KafkaException as error:
+        log.info("the broker does not list its topics: %s", error)
+        return frozenset()
 
 
 def _catalogue_of(manifest: Manifest) -> Tape:

@@ -15,16 +15,18 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Final, Literal
+from hashlib import sha256
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from schemas import bins, trades
-from schemas.columns import ArrowRows, Column, Table, table_rows
+from schemas import bins
+from schemas.columns import ArrowRows, Column, Table, concat_tables, table_rows
+from ws_gateway.catalogue import CURSOR, GRID, GRID_ALWAYS, SCALARS, TEXT, VECTORS, stream
 
-Stream = Literal["bins", "grid", "trades"]
-STREAMS: Final[tuple[Stream, ...]] = ("bins", "grid", "trades")
+Place = tuple[int, int]
+"""(seq, part) of a message."""
 
 Dtype = Literal["f32", "f64"]
 DTYPES: Final[dict[str, str]] = {"f32": "f4", "f64": "f8"}
@@ -52,6 +54,10 @@ for their own encoding. Below a few rows every reader would encode for itself; f
 layouts would hold memory for all of them."""
 
 
+TEXT_BYTES: Final = 64
+"""What a text of a record counts for where bytes are estimated; ids have 64 characters, most texts fewer."""
+
+
 class Kind(IntEnum):
     """What a binary message holds."""
 
@@ -75,59 +81,30 @@ def pack_header(kind: Kind, flags: Flag, subscription: int, number: int, left_ou
     return HEADER.pack(VERSION, kind, flags, subscription, number, min(left_out, U32_MAX), max(0, min(age_us, U32_MAX)))
 
 
-CURSOR: Final = (
-    Column("seq", "i8", "count", "number of the root message: the row's cursor with part and row"),
-    Column("part", "i4", "count", "message among those of this seq"),
-    Column("row", "i4", "count", "row within the message"),
-)
-_REST: Final = tuple(Column(n, "f8", bins._vector_unit(n), "sum of bid and ask", 1) for n in bins.REST_VECTORS)
-_VECTORS: Final = {c.name: c for c in (*bins.engine_columns(0), *_REST) if c.width == 1}
-_SCALARS: Final = {c.name: c for c in (*bins.HEADER, *bins.SCALARS)}
-_LEVELS: Final = {c.name: c for c in bins.LEVEL_COLUMNS}
-_TRADES: Final = {c.name: c for c in trades.COLUMNS}
-
-GRID_ALWAYS: Final = ("spot_tick", "tick_px", "bucket")
-"""Scalars of every grid batch: without them a vector has no prices."""
-
-CHOICES: Final[dict[str, dict[str, Column]]] = {
-    "bins": {**_SCALARS, **_LEVELS},
-    "grid": {**_SCALARS, **_VECTORS},
-    "trades": _TRADES,
-}
-"""Fields that may be asked for, by stream. Grid vectors stand here with width 1; the radius gives their width."""
-
-DEFAULTS: Final[dict[str, tuple[str, ...]]] = {
-    "bins": tuple(_SCALARS),
-    "grid": ("bin_seq", "ts_end_ns", "book_state", "best_bid_px", "best_ask_px", "rest_depth"),
-    "trades": tuple(_TRADES),
-}
-"""Fields of a subscription that names none."""
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What the rows of a subscription look like; equal layouts of one instrument share their bytes.
 
     Attributes:
-        stream: `bins`, `grid` or `trades`.
+        stream: name of the stream.
         fields: names, in the order asked for.
         radius: ticks on each side of the centre in grid vectors; 0 for streams without vectors.
         dtype: element type of floating grid vectors; scalars and counts keep their own.
     """
 
-    stream: Stream
+    stream: str
     fields: tuple[str, ...]
     radius: int
     dtype: Dtype
 
     def columns(self) -> tuple[Column, ...]:
         """Columns of a batch: scalars, the cursor, then vectors."""
-        choices = CHOICES[self.stream]
-        if self.stream != "grid":
+        choices = stream(self.stream).fields
+        if self.stream != GRID:
             return (*(choices[name] for name in self.fields), *CURSOR)
-        scalars = [n for n in self.fields if n in _SCALARS and n not in GRID_ALWAYS]
+        scalars = [n for n in self.fields if n in SCALARS and n not in GRID_ALWAYS]
         width = 2 * self.radius + 1
-        vectors = (self._vector(choices[n], width) for n in self.fields if n in _VECTORS)
+        vectors = (self._vector(choices[n], width) for n in self.fields if n in VECTORS)
         return (*(choices[n] for n in (*scalars, *GRID_ALWAYS)), *CURSOR, *vectors)
 
     def _vector(self, column: Column, width: int) -> Column:
@@ -136,7 +113,7 @@ class Layout:
 
     def row_bytes(self) -> int:
         """Bytes of one row, without Arrow's padding."""
-        return sum(c.row_bytes for c in self.columns())
+        return sum(TEXT_BYTES if c.dtype == TEXT else c.row_bytes for c in self.columns())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +127,7 @@ class Block:
         arrived_ns: connector's clock at the newest record, ns; -1 in replays.
         t_ns: engine time after the message, ns.
         run: identity of code and configuration that made the rows.
+        time: name of the column by which the rows are ordered in time; empty: they all have `t_ns`.
     """
 
     seq: int
@@ -159,6 +137,18 @@ class Block:
     arrived_ns: int = -1
     t_ns: int = 0
     run: str = ""
+    time: str = ""
+
+    @property
+    def place(self) -> Place:
+        """(seq, part) of the message."""
+        return self.seq, self.part
+
+    @property
+    def times(self) -> np.ndarray:
+        """Event time of each row, ns: int64 of shape `(rows,)`."""
+        known = self.table.get(self.time)
+        return np.full(self.rows, self.t_ns, "<i8") if known is None else known
 
     @property
     def rows(self) -> int:
@@ -172,37 +162,120 @@ class Block:
         return 0 if vector is None else (vector.shape[1] - 1) // 2
 
 
-def select(block: Block, layout: Layout, start: int, stop: int) -> dict[str, np.ndarray]:
-    """Rows `start:stop` of a block in the layout's columns, vectors cut to its radius around the centre.
+class Piece(NamedTuple):
+    """Rows `start` up to before `stop` of a block."""
+
+    block: Block
+    start: int
+    stop: int
+
+
+class SchemaChangedError(ValueError):
+    """Rows that do not have what a layout was agreed to show.
+
+    Args:
+        reason: what is different.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+def select(piece: Piece, layout: Layout, columns: Sequence[Column]) -> dict[str, np.ndarray]:
+    """The rows of a piece in the layout's columns, vectors cut to its radius around the centre.
 
     Raises:
-        KeyError: the block lacks a column.
+        SchemaChangedError: the block lacks a column, or its grid is narrower.
     """
+    block, start, stop = piece
     rows = stop - start
+    if layout.stream == GRID and block.radius < layout.radius:
+        raise SchemaChangedError("the line's radius changed")
     cut = slice(block.radius - layout.radius, block.radius + layout.radius + 1)
     out: dict[str, np.ndarray] = {
         "seq": np.full(rows, block.seq, "<i8"),
         "part": np.full(rows, block.part, "<i4"),
         "row": np.arange(start, stop, dtype="<i4"),
     }
-    for c in layout.columns():
+    for c in columns:
         if c.name in out:
             continue
-        values = _values(block.table, c.name)[start:stop]
-        out[c.name] = values[:, cut] if c.width and layout.stream == "grid" else values
+        try:
+            values = _values(block.table, c.name, start, stop)
+        except KeyError:
+            raise SchemaChangedError(f"rows have no column {c.name} any more") from None
+        out[c.name] = values[:, cut] if c.width and layout.stream == GRID else values
     return out
 
 
-def _values(table: Table, name: str) -> np.ndarray:
+def _values(table: Table, name: str, start: int, stop: int) -> np.ndarray:
     if name in bins.REST_VECTORS:
-        return np.add(table[name.replace("rest", "bid")], table[name.replace("rest", "ask")])
-    return table[name]
+        bid, ask = name.replace("rest", "bid"), name.replace("rest", "ask")
+        return np.add(table[bid][start:stop], table[ask][start:stop])
+    return table[name][start:stop]
+
+
+class Frame:
+    """An encoded payload and, once anybody asks, the 16 bytes by which digests know it."""
+
+    __slots__ = ("_hash", "payload")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._hash = b""
+
+    @property
+    def hash(self) -> bytes:
+        """First 16 bytes of the payload's sha256; computed once, whoever asks."""
+        if not self._hash:
+            self._hash = sha256(self.payload).digest()[:16]
+        return self._hash
+
+
+class Newest(NamedTuple):
+    """The frame of a block of one row, and that row's event time, ns."""
+
+    block: Block
+    frame: Frame
+    t_ns: int
+
+
+class _TextRows:
+    """Tables with texts to Arrow: what `schemas.columns.ArrowRows` is for columns of fixed width."""
+
+    def __init__(self, columns: Sequence[Column], metadata: dict[str, str]) -> None:
+        fields = [
+            pa.field(c.name, pa.utf8() if c.dtype == TEXT else c.arrow_type, nullable=False, metadata={"unit": c.unit})
+            for c in columns
+        ]
+        self.schema = pa.schema(fields, metadata)
+
+    def message(self, table: Table) -> bytes:
+        """A table as an encapsulated Arrow message."""
+        arrays = [_text(table[f.name]) if f.type == pa.utf8() else _numbers(table[f.name]) for f in self.schema]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        return bytes(batch.serialize().to_pybytes())
+
+
+def _text(values: np.ndarray) -> pa.Array:
+    """Texts as Arrow, made of buffers: `pa.array` would import pandas first, a quarter of a second on the loop."""
+    encoded = [text.encode() for text in values.tolist()]
+    offsets = np.zeros(len(encoded) + 1, "<i4")
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.utf8(), len(encoded), buffers, 0)
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    flat = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), flat.size, [None, pa.py_buffer(flat)], 0)
 
 
 class Encoder:
     """Arrow payloads of one instrument in one layout, each made once.
 
-    A payload is known by its first row's number in the ring and its row count; the newest are kept.
+    A payload is known by the places of its first and last row and its row count; the newest are kept.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -210,26 +283,46 @@ class Encoder:
         self.columns: Sequence[Column] = layout.columns()
         self.row_bytes = layout.row_bytes()
         self.rows_max = max(1, min(ROWS_MAX, BATCH_BYTES_MAX // self.row_bytes))
-        self._arrow = ArrowRows(self.columns, self._metadata())
+        text = any(c.dtype == TEXT for c in self.columns)
+        self._arrow = (_TextRows if text else ArrowRows)(self.columns, self._metadata())
         self.schema: pa.Schema = self._arrow.schema
-        self.schema_payload: bytes = self.schema.serialize().to_pybytes()
+        self.schema_frame = Frame(self.schema.serialize().to_pybytes())
         self.encoded = 0
-        self._cache: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._newest: Newest | None = None
+        self._cache: OrderedDict[tuple[int, ...], Frame] = OrderedDict()
         self._cache_bytes = 0
 
     def _metadata(self) -> dict[str, str]:
         return {"stream": self.layout.stream, "radius": str(self.layout.radius)}
 
-    def payload(self, number: int, block: Block, start: int, stop: int) -> bytes:
-        """The record batch of rows `start:stop` of a block; `number` is the ring's number of the first of them."""
-        key = (number, stop - start)
+    def newest(self, block: Block) -> Newest:
+        """The frame of a block of one row; a thousand readers ask for the same one in a row.
+
+        Raises:
+            SchemaChangedError: it is not what was agreed.
+        """
+        known = self._newest
+        if known is None or known.block is not block:
+            known = self._newest = Newest(block, self.frame([Piece(block, 0, 1)]), int(block.times[0]))
+        return known
+
+    def frame(self, pieces: Sequence[Piece]) -> Frame:
+        """The record batch of some rows in order.
+
+        Raises:
+            SchemaChangedError: they are not what was agreed.
+        """
+        first, last = pieces[0], pieces[-1]
+        rows = sum(piece.stop - piece.start for piece in pieces)
+        key = (*first.block.place, first.start, *last.block.place, last.stop, rows)
         cached = self._cache.get(key)
         if cached is not None:
             return cached
-        made = self._arrow.message(select(block, self.layout, start, stop))
+        tables = [select(piece, self.layout, self.columns) for piece in pieces]
+        made = Frame(self._arrow.message(concat_tables(tables, self.columns)))
         self.encoded += 1
         self._cache[key] = made
-        self._cache_bytes += len(made)
+        self._cache_bytes += len(made.payload)
         while self._cache_bytes > CACHE_BYTES_MAX and len(self._cache) > 1:
-            self._cache_bytes -= len(self._cache.popitem(last=False)[1])
+            self._cache_bytes -= len(self._cache.popitem(last=False)[1].payload)
         return made

@@ -14,14 +14,16 @@ subscriptions take turns.
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from ws_gateway.fanout import BACKLOG_BYTES_MAX, Hub, Instant, Subscription
-from ws_gateway.request import Refusal, parse_id, parse_request
+from ws_gateway.channel import Instant
+from ws_gateway.fanout import Hub
+from ws_gateway.request import Refusal, parse_bins, parse_id, parse_request, parse_speed, parse_start
 from ws_gateway.strictjson import TEXT_BYTES_MAX, BadJsonError, parse
+from ws_gateway.subscription import BACKLOG_BYTES_MAX, Parts, Subscription
 
 PROTOCOL: Final = "barograph.v1"
 NS: Final = 1_000_000_000
@@ -46,7 +48,8 @@ OUTBOX_MAX: Final = 512
 """Control messages waiting for a client that does not read; beyond it the connection is closed."""
 
 RETRY_AFTER_MS: Final = 1_000
-"""Pause asked of clients when the gateway goes away. A restart takes about a second."""
+"""Pause asked of a client whose connection is closed. A restart takes about a second; the shell draws a longer one for
+each client when all must go at once, so that they do not all come back at once."""
 
 
 class Code:
@@ -58,6 +61,10 @@ class Code:
     SLOW = 4001
     TOKEN = 4003
     SCHEMA = 4004
+
+
+FATAL: Final = {"schema_changed": Code.SCHEMA, "slow": Code.SLOW}
+"""Failures of a subscription that close the connection, and how."""
 
 
 class Phase(Enum):
@@ -96,15 +103,24 @@ TABLE: Final[dict[tuple[Phase, Track, str], Rule]] = {
     (_O, _R, "unsubscribe"): Rule(_O, _N, "_remove"),
     (_O, _P, "unsubscribe"): Rule(_O, _N, "_remove"),
     (_O, _E, "unsubscribe"): Rule(_O, _N, "_remove"),
-    (_O, _R, "pause"): Rule(_O, _P, "_nothing"),
-    (_O, _P, "pause"): Rule(_O, _P, "_nothing"),
-    (_O, _P, "resume"): Rule(_O, _R, "_nothing"),
+    (_O, _R, "pause"): Rule(_O, _P, "_pause"),
+    (_O, _P, "pause"): Rule(_O, _P, "_pause"),
+    (_O, _P, "resume"): Rule(_O, _R, "_resume"),
     (_O, _R, "resume"): Rule(_O, _R, "_nothing"),
     (_O, _E, "pause"): Rule(_O, _E, "_nothing"),
     (_O, _E, "resume"): Rule(_O, _E, "_nothing"),
+    (_O, _R, "step"): Rule(_O, _P, "_step"),
+    (_O, _P, "step"): Rule(_O, _P, "_step"),
+    (_O, _R, "speed"): Rule(_O, _R, "_speed"),
+    (_O, _P, "speed"): Rule(_O, _P, "_speed"),
+    (_O, _R, "seek"): Rule(_O, _R, "_seek"),
+    (_O, _P, "seek"): Rule(_O, _P, "_seek"),
+    (_O, _E, "seek"): Rule(_O, _R, "_seek"),
     # what the stream does
     (_O, _R, "end"): Rule(_O, _E, "_nothing"),
+    (_O, _E, "turn"): Rule(_O, _R, "_nothing"),
     (_O, _R, "fail"): Rule(_O, _N, "_remove"),
+    (_O, _P, "fail"): Rule(_O, _N, "_remove"),
     # what the gateway decides
     (_W, _N, "late"): Rule(_C, _N, "_close"),
     (_W, _N, "refuse"): Rule(_C, _N, "_close"),
@@ -112,12 +128,14 @@ TABLE: Final[dict[tuple[Phase, Track, str], Rule]] = {
     (_W, _N, "drain"): Rule(_C, _N, "_close"),
     (_O, _N, "drain"): Rule(_C, _N, "_close"),
 }
-"""The whole protocol. Session-wide operations stand under the track NONE."""
+"""The whole protocol. Session-wide operations stand under the track NONE.
+
+Whether a subscription is paused is its clock's to say, and others may be on that clock: where a rule leads to RUNNING
+or PAUSED, its action saw to it; a seek to live resumes.
+"""
 
 SESSION_WIDE: Final = frozenset({"auth", "late", "refuse", "drain"})
-CLIENT_OPS: Final = frozenset({"auth", "subscribe", "unsubscribe", "pause", "resume"})
-REPLAY_OPS: Final = frozenset({"step", "seek", "speed"})
-"""Operations of the protocol that need replays; refused by name until those are served."""
+CLIENT_OPS: Final = frozenset({"auth", "subscribe", "unsubscribe", "pause", "resume", "step", "seek", "speed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +147,19 @@ class Closing:
 
 
 class _Entry:
-    """A subscription and its track."""
+    """A subscription, and whether it came to its end."""
 
-    __slots__ = ("subscription", "track")
+    __slots__ = ("ended", "subscription")
 
-    def __init__(self, subscription: Subscription, track: Track) -> None:
-        self.subscription, self.track = subscription, track
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription, self.ended = subscription, False
+
+    @property
+    def track(self) -> Track:
+        """State of the subscription."""
+        if self.ended:
+            return Track.ENDED
+        return Track.PAUSED if self.subscription.paused else Track.RUNNING
 
 
 class Session:
@@ -145,6 +170,8 @@ class Session:
         now: the time of the connection.
         wake: called whenever `next_message` may have something new.
         verify: says whether a token is good; None: no token is needed, and any is tolerated.
+        user: whose clocks it may share.
+        opening: messages that it obeys by itself once it is open, as if the client had sent them.
 
     Attributes:
         closing: None, or how the shell must close once `next_message` gives None.
@@ -156,18 +183,21 @@ class Session:
         now: Instant,
         wake: Callable[[], None] = lambda: None,
         verify: Callable[[str], bool] | None = None,
+        user: str = "",
+        opening: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.phase = Phase.OPEN if verify is None else Phase.WAITING
         self.closing: Closing | None = None
-        self._hub, self._wake, self._verify = hub, wake, verify
+        self._hub, self._wake, self._verify, self._user = hub, wake, verify, user
+        self._opening = opening
         self._entries: dict[int, _Entry] = {}
         self._turns: deque[int] = deque()
-        self._outbox: deque[str | bytes] = deque()
+        self._outbox: deque[str | Parts] = deque()
         self._born_ns = self._told_ns = self._bucket_ns = now.mono_ns
         self._bucket = MESSAGES_BURST
         self._now = now
         if self.phase is Phase.OPEN:
-            self._say_hello()
+            self._welcome()
 
     # ---- in --------------------------------------------------------------------------------------------------------
 
@@ -207,16 +237,22 @@ class Session:
             self._report(number, entry, now)
         self._wake()
 
-    def drain(self, now: Instant) -> None:
-        """The gateway goes away: say so and close."""
+    def drain(self, now: Instant, retry_after_ms: int = RETRY_AFTER_MS) -> None:
+        """The gateway goes away: say so, and when to come back, and close."""
         self._now = now
         if self.phase is not Phase.CLOSED:
-            self._apply("drain", None, {"code": Code.RESTART, "reason": "gateway restarts"})
+            told = {"code": Code.RESTART, "reason": "gateway restarts", "retry_after_ms": retry_after_ms}
+            self._apply("drain", None, told)
 
     # ---- out -------------------------------------------------------------------------------------------------------
 
     def next_message(self, now: Instant) -> str | bytes | None:
         """The next message to send: text is control, bytes are data; None when there is nothing for now."""
+        message = self.next_parts(now)
+        return b"".join(message) if isinstance(message, tuple) else message
+
+    def next_parts(self, now: Instant) -> str | Parts | None:
+        """The same, data as header and payload: joining them is left to whoever copies them anyway."""
         if self._outbox:
             return self._outbox.popleft()
         for _ in range(len(self._turns) if self.phase is Phase.OPEN else 0):
@@ -229,7 +265,7 @@ class Session:
 
     def next_due_ns(self) -> int:
         """Monotonic time at which a rate limit next lets something out; 0 if nothing waits for time."""
-        running = (e.subscription.due_ns() for e in self._entries.values() if e.track is Track.RUNNING)
+        running = (e.subscription.due_ns() for e in self._entries.values() if not e.ended)
         return min((due for due in running if due), default=0)
 
     def release(self) -> None:
@@ -243,7 +279,7 @@ class Session:
     def _obey(self, fields: dict[str, Any]) -> None:
         op, number = fields.get("op"), fields.get("id")
         try:
-            if not isinstance(op, str) or op not in CLIENT_OPS | REPLAY_OPS:
+            if not isinstance(op, str) or op not in CLIENT_OPS:
                 raise Refusal("unknown_op", f"`op` is one of {', '.join(sorted(CLIENT_OPS))}")
             target = None if op in SESSION_WIDE else parse_id(fields)
             self._apply(op, target, fields)
@@ -261,16 +297,16 @@ class Session:
         if self.phase is not Phase.CLOSED:
             self.phase = rule.phase
         if target is not None and target in self._entries:
-            self._entries[target].track = rule.track
+            self._entries[target].ended = rule.track is Track.ENDED
         self._wake()
 
     def _why_not(self, op: str, track: Track) -> Refusal:
         if self.phase is Phase.WAITING:
             return Refusal("unauthenticated", "send `auth` with a token first")
-        if op in REPLAY_OPS:
-            return Refusal("unsupported", f"`{op}` needs replays, which are not served yet")
         if op == "subscribe":
             return Refusal("duplicate_id", "this id is in use on this connection; unsubscribe it or take another")
+        if track is Track.ENDED:
+            return Refusal("ended", f"the tape ended here; `seek` before it to {op}")
         return Refusal("unknown_id", f"there is no subscription of this id to {op} ({track.value})")
 
     # ---- actions of the table --------------------------------------------------------------------------------------
@@ -288,15 +324,17 @@ class Session:
     def _admit(self, target: int | None, fields: Mapping[str, Any]) -> None:
         self._check_token(target, fields)
         if self.phase is Phase.WAITING:
-            self._say_hello()
+            self.phase = Phase.OPEN
+            self._welcome()
 
     def _subscribe(self, target: int | None, fields: Mapping[str, Any]) -> None:
         if len(self._entries) >= SUBSCRIPTIONS_MAX:
             raise Refusal("too_many", f"a connection carries at most {SUBSCRIPTIONS_MAX} subscriptions")
         request = parse_request(fields)
-        subscription = self._hub.open(request, self._now)
-        subscription.channel.listeners.add(self._wake)
-        self._entries[request.id] = _Entry(subscription, Track.RUNNING)
+        subscription = self._hub.open(request, self._now, self._wake, self._user)
+        for listeners in (subscription.channel.listeners, subscription.clock.listeners):
+            listeners.add(self._wake)
+        self._entries[request.id] = _Entry(subscription)
         self._turns.append(request.id)
         self._say("subscribed", id=target, **subscription.describe())
 
@@ -304,20 +342,50 @@ class Session:
         assert target is not None, "the table gives a track only to operations with an id"
         self._forget(target)
 
+    def _pause(self, target: int | None, _fields: Mapping[str, Any]) -> None:
+        self._of(target).pause(self._now)
+
+    def _resume(self, target: int | None, _fields: Mapping[str, Any]) -> None:
+        self._of(target).resume(self._now)
+
+    def _step(self, target: int | None, fields: Mapping[str, Any]) -> None:
+        self._of(target).step(parse_bins(fields), self._now)
+
+    def _speed(self, target: int | None, fields: Mapping[str, Any]) -> None:
+        self._of(target).set_speed(parse_speed(fields), self._now)
+
+    def _seek(self, target: int | None, fields: Mapping[str, Any]) -> None:
+        """Go elsewhere; what follows the answer is from there."""
+        subscription = self._of(target)
+        subscription.seek(parse_start(fields, "to"))
+        self._say("subscribed", id=target, **subscription.describe())
+
+    def _of(self, target: int | None) -> Subscription:
+        assert target is not None, "the table gives a track only to operations with an id"
+        return self._entries[target].subscription
+
     def _close(self, _target: int | None, fields: Mapping[str, Any]) -> None:
         self.phase = Phase.CLOSED
         self._outbox.clear()
-        self._say("bye", code=fields["code"], reason=fields["reason"], retry_after_ms=RETRY_AFTER_MS)
+        retry_after_ms = fields.get("retry_after_ms", RETRY_AFTER_MS)
+        self._say("bye", code=fields["code"], reason=fields["reason"], retry_after_ms=retry_after_ms)
         self.closing = Closing(fields["code"], fields["reason"])
         for number in list(self._entries):
             self._forget(number)
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def _pull(self, number: int, now: Instant) -> str | bytes | None:
+    def _pull(self, number: int, now: Instant) -> str | Parts | None:
         entry = self._entries.get(number)
-        if entry is None or entry.track is not Track.RUNNING:
+        if entry is None:
             return None
+        newest = entry.subscription.pull_newest(now)
+        if newest is not None:
+            return newest
+        if entry.ended:
+            if not entry.subscription.turned:
+                return None
+            self._apply("turn", number, {})
         pulled = entry.subscription.pull(now, BACKLOG_BYTES_MAX // len(self._entries))
         for notice in pulled.notices:
             self._say(id=number, **notice)
@@ -332,9 +400,10 @@ class Session:
         return self._outbox.popleft() if self._outbox else None
 
     def _fail(self, number: int, refusal: Refusal) -> None:
-        """A subscription that cannot go on: its schema changed (the client must start afresh), or its tape went."""
-        if refusal.code == "schema_changed":
-            self._apply("refuse", None, {"code": Code.SCHEMA, "reason": refusal.message})
+        """A subscription that cannot go on. Two reasons end the connection, since the client must start afresh."""
+        code = FATAL.get(refusal.code)
+        if code is not None:
+            self._apply("refuse", None, {"code": code, "reason": refusal.message})
             return
         self._say_error(refusal, number)
         self._apply("fail", number, {})
@@ -342,9 +411,12 @@ class Session:
     def _forget(self, number: int) -> None:
         entry = self._entries.pop(number)
         self._turns.remove(number)
-        channel = entry.subscription.channel
-        if not any(e.subscription.channel is channel for e in self._entries.values()):
+        left = [e.subscription for e in self._entries.values()]
+        channel, clock = entry.subscription.channel, entry.subscription.clock
+        if not any(s.channel is channel for s in left):
             channel.listeners.discard(self._wake)
+        if not any(s.clock is clock for s in left):
+            clock.listeners.discard(self._wake)
 
     def _report(self, number: int, entry: _Entry, now: Instant) -> None:
         """Each second: where the client stands, what was left out, and whether the source is silent."""
@@ -354,7 +426,7 @@ class Session:
             self._say("dropped", id=number, count=subscription.dropped)
             subscription.dropped = 0
         silent_ns = now.mono_ns - channel.heard_ns
-        if silent_ns > STALE_S * NS and not channel.ended:
+        if silent_ns > STALE_S * NS and self._hub.may_be_stale(channel):
             self._say("stale", id=number, age_ms=silent_ns // 1_000_000)
 
     def _within_rate(self, now: Instant) -> bool:
@@ -371,6 +443,12 @@ class Session:
         """An offence that ends the connection."""
         if self.phase is not Phase.CLOSED:
             self._apply("refuse", None, {"code": code, "reason": f"{error}: {reason}"})
+
+    def _welcome(self) -> None:
+        """Say hello, and do by itself what the address asked for."""
+        self._say_hello()
+        for fields in self._opening:
+            self._obey(dict(fields))
 
     def _say_hello(self) -> None:
         limits = {

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 from schemas.names import Cursor, is_name, parse_cursor
-from ws_gateway.frames import CHOICES, DEFAULTS, DTYPES, STREAMS, Dtype, Stream
+from ws_gateway.catalogue import GRID, names
+from ws_gateway.catalogue import stream as stream_of
+from ws_gateway.frames import DTYPES, Dtype
 
-Policy = Literal["conflate"]
+Policy = Literal["conflate", "lossless"]
+POLICIES: Final = ("conflate", "lossless")
 
 MAIN: Final = "main"
 """Line of a subscription that names none."""
@@ -22,10 +25,15 @@ RATE_MAX_HZ: Final = 1_000.0
 """Highest rate worth asking for; without a limit every row is sent."""
 
 KEYS: Final = frozenset(
-    {"op", "id", "stream", "tape", "line", "instrument", "fields", "radius", "dtype", "max_rate_hz", "policy", "from"}
+    {"op", "id", "stream", "tape", "line", "instrument", "fields", "radius", "dtype", "max_rate_hz", "policy"}
+    | {"from", "clock", "digest"}
 )
-LATER: Final = {"clock": "shared replay clocks", "digest": "digests"}
-"""Keys of the protocol that this release refuses by name, so that nobody mistakes silence for consent."""
+
+SPEED_MAX: Final = 100_000.0
+"""Fastest pace that is worth a clock; beyond it `max` is meant."""
+
+STEP_MAX: Final = 10_000
+"""Bins of one step; more is a replay."""
 
 
 class Refusal(Exception):  # noqa: N818  (an answer to a client, not a fault of the program)
@@ -57,10 +65,13 @@ class Request:
     Attributes:
         radius: None asks for the line's own.
         max_rate_hz: None asks for every row.
+        policy: what happens to a reader that is too slow for what is live.
+        clock: name of the replay clock that it shares; None: its own.
+        digest: whether digests are sent.
     """
 
     id: int
-    stream: Stream
+    stream: str
     tape: str
     line: str
     instrument: str
@@ -70,6 +81,8 @@ class Request:
     max_rate_hz: float | None = None
     policy: Policy = "conflate"
     start: Start = Start()
+    clock: str | None = None
+    digest: bool = False
 
 
 def parse_id(message: Mapping[str, Any]) -> int:
@@ -92,14 +105,11 @@ def parse_request(message: Mapping[str, Any]) -> Request:
     """
     for key in message:
         if key not in KEYS:
-            what = (
-                f"{LATER[key]} are not served yet; leave `{key}` out" if key in LATER else f"`{_short(key)}` is unknown"
-            )
-            raise Refusal("unsupported" if key in LATER else "bad_field", what)
-    stream = _one_of(message, "stream", "grid", STREAMS)
+            raise Refusal("bad_field", f"`{_short(key)}` is unknown")
+    stream = _one_of(message, "stream", GRID, names())
     return Request(
         id=parse_id(message),
-        stream=cast("Stream", stream),
+        stream=stream,
         tape=_name(message, "tape", "live"),
         line=_name(message, "line", MAIN),
         instrument=_instrument(message),
@@ -107,9 +117,37 @@ def parse_request(message: Mapping[str, Any]) -> Request:
         radius=_radius(message, stream),
         dtype=cast("Dtype", _one_of(message, "dtype", "f32", tuple(DTYPES))),
         max_rate_hz=_rate(message),
-        policy=_policy(message),
-        start=_start(message),
+        policy=cast("Policy", _one_of(message, "policy", "conflate", POLICIES)),
+        start=parse_start(message, "from", "live"),
+        clock=_name(message, "clock", "") if "clock" in message else None,
+        digest=_flag(message, "digest"),
     )
+
+
+def parse_speed(message: Mapping[str, Any]) -> float | None:
+    """The pace that a `speed` message asks for: event seconds per second; None for as fast as it goes.
+
+    Raises:
+        Refusal: neither a number in range nor "max".
+    """
+    value: Any = message.get("factor")
+    if value == "max":
+        return None
+    if type(value) not in (int, float) or not 0.001 <= value <= SPEED_MAX:
+        raise Refusal("bad_field", f"`factor` is a number from 0.001 to {SPEED_MAX:g}, or max")
+    return float(value)
+
+
+def parse_bins(message: Mapping[str, Any]) -> int:
+    """How many bins a `step` message asks for; 1 if it does not say.
+
+    Raises:
+        Refusal: no integer in range.
+    """
+    value = message.get("bins", 1)
+    if type(value) is not int or not 1 <= value <= STEP_MAX:
+        raise Refusal("bad_field", f"`bins` is an integer from 1 to {STEP_MAX}")
+    return value
 
 
 def _short(value: object) -> str:
@@ -141,11 +179,11 @@ def _instrument(message: Mapping[str, Any]) -> str:
 def _fields(message: Mapping[str, Any], stream: str) -> tuple[str, ...]:
     value = message.get("fields")
     if value is None:
-        return DEFAULTS[stream]
+        return stream_of(stream).defaults
     if not isinstance(value, list) or not 0 < len(value) <= FIELDS_MAX or not all(isinstance(n, str) for n in value):
         raise Refusal("bad_field", f"`fields` is a list of 1 to {FIELDS_MAX} names")
     for name in value:
-        if name not in CHOICES[stream]:
+        if name not in stream_of(stream).fields:
             raise Refusal("unknown_field", f"stream {stream} has no field {_short(name)!r}")
     if len(set(value)) != len(value):
         raise Refusal("bad_field", "`fields` names a field twice")
@@ -156,7 +194,7 @@ def _radius(message: Mapping[str, Any], stream: str) -> int | None:
     value = message.get("radius")
     if value is None:
         return None
-    if stream != "grid" or type(value) is not int or not 1 <= value <= 4096:
+    if stream != GRID or type(value) is not int or not 1 <= value <= 4096:
         raise Refusal("bad_field", "`radius` is an integer from 1 to the line's radius, and only for stream grid")
     return value
 
@@ -172,30 +210,49 @@ def _rate(message: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def _policy(message: Mapping[str, Any]) -> Policy:
-    value = message.get("policy", "conflate")
-    if value == "lossless":
-        raise Refusal("unsupported", "policy lossless is not served yet; use conflate, which counts what it leaves out")
-    if value != "conflate":
-        raise Refusal("bad_field", f"`policy` is conflate, not {_short(value)!r}")
-    return "conflate"
+def _flag(message: Mapping[str, Any], key: str) -> bool:
+    value = message.get(key, False)
+    if not isinstance(value, bool):
+        raise Refusal("bad_field", f"`{key}` is true or false")
+    return value
 
 
 _BIN = re.compile(r"bin/(\d{1,18})")
 _TIME = re.compile(r"@(\d{1,19})")
 
 
-def _start(message: Mapping[str, Any]) -> Start:
-    value = message.get("from", "live")
+def parse_start(message: Mapping[str, Any], key: str, default: str = "") -> Start:
+    """The place that a field names.
+
+    Args:
+        message: the client's.
+        key: `from` of a subscription, `to` of a seek.
+        default: what stands for a field that is not there.
+
+    Raises:
+        Refusal: it names none.
+    """
+    value = message.get(key, default)
+    wrong = Refusal("bad_field", f"`{key}` is live, a cursor, bin/N or @ns since the epoch")
     if value == "live":
         return Start()
     if not isinstance(value, str) or len(value) > 400:
-        raise Refusal("bad_field", "`from` is live, a cursor, bin/N or @ns")
-    if found := _BIN.fullmatch(value):
-        return Start("bin", value=int(found[1]))
-    if found := _TIME.fullmatch(value):
-        return Start("time", value=int(found[1]))
+        raise wrong
+    for pattern, kind in ((_BIN, "bin"), (_TIME, "time")):
+        if found := pattern.fullmatch(value):
+            return Start(cast("Any", kind), value=_within(found[1], wrong))
     try:
-        return Start("cursor", cursor=parse_cursor(value))
+        cursor = parse_cursor(value)
     except ValueError:
-        raise Refusal("bad_field", "`from` is live, a cursor, bin/N or @ns since the epoch") from None
+        raise wrong from None
+    for number in (cursor.seq, cursor.part, cursor.row):
+        _within(str(number), wrong)
+    return Start("cursor", cursor=cursor)
+
+
+def _within(digits: str, wrong: Refusal) -> int:
+    """A number that fits 63 bits."""
+    number = int(digits)
+    if number >= 1 << 63:
+        raise wrong
+    return number

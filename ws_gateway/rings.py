@@ -15,7 +15,10 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from typing import Final
 
-from ws_gateway.frames import Block
+from ws_gateway.frames import Block, Place
+
+Row = tuple[int, int, int]
+"""(seq, part, row): the place of one row."""
 
 RING_BYTES_MAX: Final = 256 << 20
 """Message bytes kept by all rings together: about 25 minutes of one instrument at 10 bins a second and radius 50. More
@@ -23,11 +26,17 @@ costs memory of the process one to one; with less, clients that come back late g
 
 
 class Ring:
-    """The newest blocks of one stream of one instrument."""
+    """The newest blocks of one stream of one instrument.
+
+    Attributes:
+        first_row, next_row: numbers of the oldest row, and of the one after the newest.
+        floor: place from which on nothing is missing here; None until a message was heard.
+    """
 
     def __init__(self) -> None:
         self.first_row = 0
         self.next_row = 0
+        self.floor: Place | None = None
         self._blocks: deque[Block] = deque()
         self._starts: deque[int] = deque()
 
@@ -39,16 +48,37 @@ class Ring:
         """The last block, or None while the ring is empty."""
         return self._blocks[-1] if self._blocks else None
 
+    @property
+    def newest_start(self) -> int:
+        """Number of the last block's first row; -1 while the ring is empty."""
+        return self._starts[-1] if self._starts else -1
+
     def append(self, block: Block) -> None:
         """Add a block that has rows."""
         assert block.rows > 0, "empty blocks have no place in a ring"
+        self.heard(block.place)
         self._blocks.append(block)
         self._starts.append(self.next_row)
         self.next_row += block.rows
 
+    def heard(self, place: Place) -> None:
+        """Note a message, with rows or without: the first one is where the ring begins to know everything."""
+        if self.floor is None:
+            self.floor = place
+
+    def covers(self, row: Row) -> bool:
+        """Whether every row from `row` on is here, or will be when it comes."""
+        return self.floor is not None and self.floor <= row[:2]
+
+    def row_at(self, number: int) -> Row:
+        """Place of a row by its number; `first_row <= number < next_row`."""
+        block, row = self.at(number)
+        return block.seq, block.part, row
+
     def drop_oldest(self) -> Block:
         """Remove the oldest block and return it; the ring must not be empty."""
         block = self._blocks.popleft()
+        self.floor = (block.seq, block.part + 1)
         self._starts.popleft()
         self.first_row = self._starts[0] if self._starts else self.next_row
         return block
@@ -59,35 +89,40 @@ class Ring:
         index = bisect_right(self._starts, row) - 1
         return self._blocks[index], row - self._starts[index]
 
-    def after_cursor(self, seq: int, part: int, row: int) -> int:
-        """Number of the first row later than a cursor; `next_row` if there is none yet."""
-        index = bisect_left(self._blocks, (seq, part), key=lambda b: (b.seq, b.part))
+    def number_of(self, row: Row) -> int:
+        """Number of the first row at a place or after it; `next_row` if there is none yet."""
+        index = bisect_left(self._blocks, row[:2], key=lambda b: (b.seq, b.part))
         if index == len(self._blocks):
             return self.next_row
         block = self._blocks[index]
-        later = row + 1 if (block.seq, block.part) == (seq, part) else 0
-        return self._starts[index] + min(later, block.rows)
+        return self._starts[index] + (min(row[2], block.rows) if block.place == row[:2] else 0)
 
     def from_bin(self, bin_seq: int) -> int:
         """Number of the first row whose bin is `bin_seq` or later; `next_row` if there is none yet."""
         return self._lower_bound("bin_seq", bin_seq)
 
     def from_time(self, t_ns: int) -> int:
-        """Number of the first row that ends after `t_ns` (bins) or is stamped at or after it (trades)."""
-        newest = self.newest
-        if newest is None:
+        """Number of the first row at or after an event time, see `row_from_time`."""
+        index = bisect_left(self._blocks, True, key=lambda b: row_from_time(b, t_ns) < b.rows)
+        if index == len(self._blocks):
             return self.next_row
-        return (
-            self._lower_bound("ts_end_ns", t_ns + 1)
-            if "ts_end_ns" in newest.table
-            else self._lower_bound("ts_ns", t_ns)
-        )
+        return self._starts[index] + row_from_time(self._blocks[index], t_ns)
 
     def _lower_bound(self, column: str, value: int) -> int:
         index = bisect_left(self._blocks, value, key=lambda b: int(b.table[column][-1]))
         if index == len(self._blocks):
             return self.next_row
         return self._starts[index] + int(self._blocks[index].table[column].searchsorted(value))
+
+
+def row_from_time(block: Block, t_ns: int) -> int:
+    """First row of a block that ends after `t_ns` (rows that cover an interval), or is stamped at or after it."""
+    return int(block.times.searchsorted(t_ns, "right" if block.time == "ts_end_ns" else "left"))
+
+
+def row_from_bin(block: Block, bin_seq: int) -> int:
+    """First row of a block whose bin is `bin_seq` or later."""
+    return int(block.table["bin_seq"].searchsorted(bin_seq))
 
 
 class Budget:

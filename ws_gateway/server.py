@@ -1,8 +1,8 @@
 """The gateway process: sockets around `protocol.Session`.
 
-One writer task per client is the only one that sends, and it sends only while the socket's buffer is low, so what a
-client has not read waits as a place in a ring and not as bytes. The library's `broadcast` has no back-pressure and its
-pings do not free a client whose send is stuck, so a watchdog cuts such connections itself.
+Outlets (`ws_gateway.outlet`) write only while a socket's buffer is low, so what a client has not read waits as a place
+in a ring and not as bytes. The library's `broadcast` has no back-pressure and its pings do not free a client whose
+buffer is full, so a watchdog cuts such connections itself.
 
 On the same port, by GET: `/health`, `/ready`, `/metrics`. Anything else but `/v1/stream` is 404.
 """
@@ -10,13 +10,13 @@ On the same port, by GET: `/health`, `/ready`, `/metrics`. Anything else but `/v
 import asyncio
 import ipaddress
 import logging
-import socket
-import time
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qs
 
 from prometheus_client import generate_latest
 from websockets.asyncio.server import Server, ServerConnection
@@ -27,32 +27,40 @@ from websockets.http11 import Response
 from websockets.typing import Origin, Subprotocol
 
 from runtime.errors import BarographError, PortTakenError
+from runtime.object_store import object_store_at
+from runtime.serving import ServingStore
 from ws_gateway import metrics
-from ws_gateway.fanout import Hub, Instant
-from ws_gateway.protocol import PROTOCOL, Session
+from ws_gateway.channel import Instant
+from ws_gateway.fanout import Hub
+from ws_gateway.library import Library
+from ws_gateway.outlet import WRITE_BYTES_MAX, Connection, Outlet, Outlets, clock
+from ws_gateway.protocol import PROTOCOL, RETRY_AFTER_MS, Code, Session
 from ws_gateway.strictjson import TEXT_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
+_QUIET: Final = logging.getLogger("ws_gateway.sockets")
+_QUIET.setLevel(logging.WARNING)  # the library tells each connection twice; metrics count them
+
 PATH: Final = "/v1/stream"
 
-WRITE_BYTES_MAX: Final = 256 << 10
-"""Bytes in the library's buffer above which a send waits. Several messages fit, so a healthy client is never waited
-for; more would only be older when it arrives. See fanout.BACKLOG_BYTES_MAX for the sum."""
-
-UNSENT_BYTES_MAX: Final = 128 << 10
-"""Bytes the kernel may hold that it has not put on the wire yet (TCP_NOTSENT_LOWAT). Without it, megabytes of old rows
-wait where conflation cannot reach them."""
+Opening = Sequence[Mapping[str, Any]]
+"""Messages that a session obeys by itself."""
 
 BEHIND_S_MAX: Final = 10.0
-"""How long one send may be stuck before the connection is cut. A page in a background tab pauses for a second or two;
-a client that took nothing for 10 s is gone or hopeless, and holds memory."""
+"""How long a client's buffer may be full before the connection is cut. A page in a background tab pauses for a second
+or two; a client that is behind its limit for 10 s is gone or hopeless, and holds memory."""
 
 TICK_S: Final = 0.25
 """How often sessions see time pass. Staleness and heartbeats have a second's grain, so four looks a second do."""
 
 DRAIN_S: Final = 2.0
 """Time for clients to take `bye` and answer the close before the process leaves."""
+
+RETRY_SPREAD_MS: Final = 500
+RETRY_PER_CLIENT_MS: Final = 2
+"""Over how long clients are spread that must all come back: a thousand over 2.5 s. Opening a thousand connections takes
+about a second of a core; less spread makes the last ones wait for that, more makes all of them wait for nothing."""
 
 HANDSHAKE_S: Final = 10.0
 """Time for a client to send its opening request; a slow one only holds one socket."""
@@ -70,11 +78,6 @@ class Feeder(Protocol):
 
     def stop(self) -> None:
         """End, and wait until it has."""
-
-
-def clock() -> Instant:
-    """This moment."""
-    return Instant(time.monotonic_ns(), time.time_ns())
 
 
 def is_loopback(host: str) -> bool:
@@ -107,10 +110,19 @@ class Gateway:
         feeder: source of rows.
         allowed_origins: web origins whose pages may connect, e.g. `http://127.0.0.1:8760`; clients that are no
             browsers send none and are let in on loopback.
+        library: what is older than the rings; None: nothing is.
+        serving: gives the opening messages of a serving version or alias, None if there is none; may block.
     """
 
-    def __init__(self, feeder: Feeder, allowed_origins: Sequence[str] = ()) -> None:
-        self.hub = Hub()
+    def __init__(
+        self,
+        feeder: Feeder,
+        allowed_origins: Sequence[str] = (),
+        library: Library | None = None,
+        serving: Callable[[str], Opening | None] = lambda _name: None,
+    ) -> None:
+        self._serving, self._outlets = serving, Outlets()
+        self.hub = Hub(library=library)
         self.feeder = feeder
         self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
         self._clients: set[_Client] = set()
@@ -172,6 +184,8 @@ class Gateway:
             compression=None,
             max_size=TEXT_BYTES_MAX,
             max_queue=8,
+            create_connection=Connection,
+            logger=_QUIET,
             write_limit=WRITE_BYTES_MAX,
             open_timeout=HANDSHAKE_S,
             ping_interval=10,
@@ -199,7 +213,12 @@ class Gateway:
         return connection.respond(HTTPStatus.NOT_FOUND, f"nothing here; streams are at {PATH}\n")
 
     async def _serve_client(self, connection: ServerConnection) -> None:
-        client = _Client(connection, self.hub)
+        opening = await self._opening(connection)
+        if opening is None:
+            metrics.CLOSED.labels(str(Code.POLICY)).inc()
+            await connection.close(Code.POLICY, "there is no such serving version or alias")
+            return
+        client = _Client(connection, self.hub, self._outlets, opening)
         self._clients.add(client)
         metrics.OPENED.inc()
         metrics.CLIENTS.set(len(self._clients))
@@ -208,6 +227,12 @@ class Gateway:
         finally:
             self._clients.discard(client)
             metrics.CLIENTS.set(len(self._clients))
+
+    async def _opening(self, connection: ServerConnection) -> Opening | None:
+        """What the address asks for by `?serving=`: nothing, a version's subscriptions, or None for one unknown."""
+        query = connection.request.path.partition("?")[2] if connection.request else ""
+        names = parse_qs(query).get("serving")
+        return () if not names else await asyncio.to_thread(self._serving, names[-1])
 
     async def _tick(self) -> None:
         while True:
@@ -219,8 +244,9 @@ class Gateway:
     async def _drain(self) -> None:
         self._draining = True
         now = clock()
+        spread_ms = RETRY_SPREAD_MS + RETRY_PER_CLIENT_MS * len(self._clients)
         for client in tuple(self._clients):
-            client.session.drain(now)
+            client.session.drain(now, RETRY_AFTER_MS + int(random.uniform(0, spread_ms)))
             client.wake.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
@@ -233,18 +259,17 @@ def _not_ready(connection: ServerConnection) -> Response:
 
 
 class _Client:
-    """One connection: a reader, a writer, and the watchdog's note of when the last send began."""
+    """One connection: a reader, an outlet, and the watchdog over it."""
 
-    def __init__(self, connection: ServerConnection, hub: Hub) -> None:
-        self.wake = asyncio.Event()
+    def __init__(self, connection: ServerConnection, hub: Hub, outlets: Outlets, opening: Opening = ()) -> None:
+        self.wake = Outlet(connection, outlets)
         self._connection = connection
-        self._sending_since_ns = 0
-        self.session = Session(hub, clock(), self.wake.set)
-        self.wake.set()
+        peer = connection.remote_address
+        user = f"anonymous@{peer[0]}" if isinstance(peer, tuple) else "anonymous"
+        self.session = Session(hub, clock(), self.wake.set, user=user, opening=opening)
+        self.wake.open(self.session)
 
     async def run(self) -> None:
-        _keep_kernel_queue_short(self._connection)
-        writer = asyncio.create_task(self._write())
         try:
             async for message in self._connection:
                 self.session.receive(message, clock())
@@ -253,47 +278,15 @@ class _Client:
             pass
         finally:
             self.session.release()
-            writer.cancel()
-            with suppress(asyncio.CancelledError, ConnectionClosed):
-                await writer
+            self.wake.close()
 
     def tick(self, now: Instant) -> None:
-        """Let time pass; cut the connection if a send has been stuck for too long."""
-        if self._sending_since_ns and now.mono_ns - self._sending_since_ns > BEHIND_S_MAX * 1e9:
+        """Let time pass; cut the connection if its buffer has been full for too long."""
+        if self.wake.full_since_ns and now.mono_ns - self.wake.full_since_ns > BEHIND_S_MAX * 1e9:
             metrics.ABORTED.inc()
             self._connection.transport.abort()
             return
         self.session.tick(now)
-        self.wake.set()
-
-    async def _write(self) -> None:
-        """Send while there is something and the socket takes it; then sleep until woken or a rate limit is due."""
-        while True:
-            self.wake.clear()
-            while (message := self.session.next_message(clock())) is not None:
-                await self._send(message)
-            if self.session.closing is not None:
-                metrics.CLOSED.labels(str(self.session.closing.code)).inc()
-                await self._connection.close(self.session.closing.code, self.session.closing.reason[:120])
-                return
-            due_ns = self.session.next_due_ns()
-            delay_s = max(0.0, (due_ns - time.monotonic_ns()) / 1e9) if due_ns else None
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), delay_s)
-
-    async def _send(self, message: str | bytes) -> None:
-        self._sending_since_ns = time.monotonic_ns()
-        await self._connection.send(message)
-        self._sending_since_ns = 0
-        metrics.MESSAGES.labels("data" if isinstance(message, bytes) else "control").inc()
-        metrics.SENT_BYTES.inc(len(message))
-
-
-def _keep_kernel_queue_short(connection: ServerConnection) -> None:
-    sock = connection.transport.get_extra_info("socket")
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    if sock is not None and option is not None:
-        sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES_MAX)
 
 
 async def serve(
@@ -302,6 +295,7 @@ async def serve(
     port: int,
     bootstrap_servers: str,
     state: str | Path,
+    lake: str | Path = "",
     allowed_origins: Sequence[str],
     stop: asyncio.Event,
     on_ready: Callable[[int], None] = lambda _port: None,
@@ -311,8 +305,22 @@ async def serve(
     Args:
         bootstrap_servers: Kafka brokers.
         state: where the tape manifests lie: a folder or a URL.
+        lake: where the lake lies, for what has left Kafka; empty: it is told as a gap.
     """
     from ws_gateway.feeder import KafkaFeeder
+    from ws_gateway.replay import Replays
 
-    feeder = KafkaFeeder(bootstrap_servers, state, asyncio.get_running_loop())
-    await Gateway(feeder, allowed_origins).run(host, port, stop, on_ready)
+    loop, library = asyncio.get_running_loop(), Library()
+    feeder = KafkaFeeder(bootstrap_servers, state, loop)
+    replays = Replays(library, bootstrap_servers, state, lake)
+    versions = ServingStore(object_store_at(state))
+
+    def serving(name: str) -> Opening | None:
+        version = versions.resolve(name)
+        return None if version is None else version.messages()
+
+    replays.start(loop)
+    try:
+        await Gateway(feeder, allowed_origins, library, serving).run(host, port, stop, on_ready)
+    finally:
+        await asyncio.to_thread(replays.stop)

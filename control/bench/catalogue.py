@@ -33,11 +33,18 @@ def _sinks() -> tuple[Case, ...]:
     return CASES
 
 
+def _gateway() -> tuple[Case, ...]:
+    from control.bench.gateway_bench import CASES
+
+    return CASES
+
+
 BENCHES: Final[dict[str, Callable[[], tuple[Case, ...]]]] = {
     "engine": _engine,
     "streams": _streams,
     "replay": _replay,
     "sinks": _sinks,
+    "gateway": _gateway,
 }
 """Cases of each bench, imported only when it is run: they bring kernels with them."""
 

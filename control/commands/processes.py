@@ -160,6 +160,7 @@ async def _gateway(settings: Settings, out: Output) -> None:
             port=settings.gateway_port,
             bootstrap_servers=settings.bootstrap_servers,
             state=settings.state_location,
+            lake=settings.lake_location,
             allowed_origins=_origins(settings),
             stop=stop,
             on_ready=ready,

@@ -1,4 +1,4 @@
-"""Benches `streams`, `replay` and `sinks` as a user runs them, quick and on a real broker. No figure is judged here."""
+"""Benches `streams`, `replay`, `sinks` and `gateway` as a user runs them, quick, on a real broker; unjudged."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from control.bench import replay_bench, sinks_bench, streams_bench
+from control.bench import gateway_bench, replay_bench, sinks_bench, streams_bench
 from control.bench.measure import Bound, Figure, Row
 from control.bench.oracle import WrongAnswerError, book_of
 from control.bench.session import Case, Session, run
@@ -40,7 +40,13 @@ def rows_of(bench: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.real
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("bench", "cases"), [("streams", streams_bench.CASES), ("replay", replay_bench.CASES), ("sinks", sinks_bench.CASES)]
+    ("bench", "cases"),
+    [
+        ("streams", streams_bench.CASES),
+        ("replay", replay_bench.CASES),
+        ("sinks", sinks_bench.CASES),
+        ("gateway", gateway_bench.CASES),
+    ],
 )
 def test_every_row_is_measured_but_those_of_real_tapes(bench: str, cases: tuple[Case, ...], tmp_path: Path) -> None:
     told = rows_of(bench, tmp_path)

@@ -7,7 +7,8 @@ import pytest
 
 from schemas import bins, trades
 from schemas.columns import empty_table
-from ws_gateway.fanout import Hub, Instant, Name, Tape
+from ws_gateway.channel import Instant
+from ws_gateway.fanout import Hub, Name, Tape
 from ws_gateway.frames import HEADER, Block
 from ws_gateway.protocol import Session
 
@@ -29,21 +30,21 @@ def bins_block(seq, rows=1, radius=5, first_bin=None, arrived_ns=-1, part=0):
     for i, name in enumerate(bins.FLOAT_VECTORS):
         table[name] = table["bin_seq"][:, None] * 1000.0 + cells + i / 64
     table["last_event_id"] = table["bin_seq"][:, None] * 10 + cells
-    return Block(seq, part, table, 1000 * rows, arrived_ns, int(table["ts_end_ns"][-1]), "run-1")
+    return Block(seq, part, table, 1000 * rows, arrived_ns, int(table["ts_end_ns"][-1]), "run-1", "ts_end_ns")
 
 
 def trades_block(seq, rows=1):
     table = empty_table(trades.COLUMNS, rows)
     table["ts_ns"] = seq * 100_000_000 + np.arange(rows)
     table["sz"] = np.arange(rows) + seq
-    return Block(seq, 0, table, 100 * rows, -1, int(seq * 100_000_000), "run-1")
+    return Block(seq, 0, table, 100 * rows, -1, int(seq * 100_000_000), "run-1", "ts_ns")
 
 
 class World:
     """A hub, a clock, and sessions on them."""
 
-    def __init__(self, ring_bytes_max=256 << 20):
-        self.hub = Hub(ring_bytes_max)
+    def __init__(self, ring_bytes_max=256 << 20, library=None):
+        self.hub = Hub(ring_bytes_max, library)
         self.hub.set_tapes({TAPE: Tape("id-1", ("main",), (INSTRUMENT,))})
         self.ns = 1_000_000_000_000
         self.seq = 0

@@ -9,8 +9,10 @@ from schemas import bins, trades
 from schemas.envelope import Envelope, crc32
 from schemas.message import Message
 from schemas.topics import BINS, TRADES
-from ws_gateway.fanout import Gap
-from ws_gateway.feeder import Source, _catalogue_of, _sources_of, block_of, judge
+from ws_gateway import catalogue
+from ws_gateway.channel import Gap
+from ws_gateway.decode import block_of
+from ws_gateway.feeder import Source, _catalogue_of, _sources_of, judge
 
 
 def message(seq, value=b"", part=0, last=True, spec=BINS, run="r", **known):
@@ -27,7 +29,7 @@ def source():
 def test_rows_come_out_as_they_went_in_whatever_the_radius(blocks, radius):
     rows = blocks(5, rows=2, radius=radius)
     value = encode_rows(rows.table, bins.columns(radius))
-    block = block_of(message(5, value, arrived=77, t=88), BINS)
+    block = block_of(message(5, value, arrived=77, t=88), catalogue.stream("bins"))
     assert (block.seq, block.rows, block.radius, block.nbytes) == (5, 2, radius, len(value))
     assert (block.arrived_ns, block.t_ns, block.run) == (77, 88, "r")
     assert (block.table["a_pull"] == rows.table["a_pull"]).all()
@@ -35,9 +37,9 @@ def test_rows_come_out_as_they_went_in_whatever_the_radius(blocks, radius):
 
 def test_trades_and_markers(trade_blocks):
     rows = trade_blocks(5, rows=3)
-    block = block_of(message(5, encode_rows(rows.table, trades.COLUMNS), spec=TRADES), TRADES)
+    block = block_of(message(5, encode_rows(rows.table, trades.COLUMNS), spec=TRADES), catalogue.stream("trades"))
     assert block.table["sz"].tolist() == [5, 6, 7]
-    assert block_of(message(6), BINS).rows == 0
+    assert block_of(message(6), catalogue.stream("bins")).rows == 0
 
 
 def test_the_first_message_anchors_and_repeats_are_dropped(source):
@@ -68,8 +70,14 @@ def test_a_tape_gives_a_source_for_each_topic_line_and_partition():
         ("t1.main.bins.v1", 1),
         ("t1.main.trades.v1", 0),
         ("t1.main.trades.v1", 1),
+        ("t1.main.bars.v1", 0),
+        ("t1.main.bars.v1", 1),
+        ("t1.gaps.v1", 0),
+        ("t1.gaps.v1", 1),
+        ("t1.events.v1", 0),
+        ("t1.events.v1", 1),
     ]
     more = tape.with_line("main", Line("r")).with_line("b", Line("s"))
-    assert len(list(_sources_of(more))) == 8
+    assert len(list(_sources_of(more))) == 16
     assert _catalogue_of(more).lines == ("main", "b")
     assert _catalogue_of(more).instruments == ("X:Y",)

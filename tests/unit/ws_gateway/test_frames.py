@@ -4,20 +4,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ws_gateway.catalogue import stream
 from ws_gateway.frames import (
     CACHE_BYTES_MAX,
-    DEFAULTS,
     END_OF_STREAM,
     Encoder,
     Flag,
     Kind,
     Layout,
+    Piece,
     pack_header,
 )
 
 
-def grid(fields=DEFAULTS["grid"], radius=5, dtype="f32"):
-    return Layout("grid", tuple(fields), radius, dtype)
+def grid(fields=None, radius=5, dtype="f32"):
+    return Layout("grid", tuple(fields or stream("grid").defaults), radius, dtype)
 
 
 def test_header_bytes_are_what_the_protocol_says():
@@ -37,7 +38,7 @@ def test_header_counts_stay_inside_their_fields():
 def test_payloads_one_after_another_are_an_arrow_stream(blocks, dtype, ended):
     encoder = Encoder(grid(("bin_seq", "rest_depth", "add_mass", "last_event_id"), 3, dtype))
     rows = [blocks(seq) for seq in range(4)]
-    stream = encoder.schema_payload + b"".join(encoder.payload(i, b, 0, 1) for i, b in enumerate(rows))
+    stream = encoder.schema_frame.payload + b"".join(payload(encoder, b, 0, 1) for b in rows)
     table = pa.ipc.open_stream(stream + (END_OF_STREAM if ended else b"")).read_all()
     assert table.num_rows == 4
     table.validate(full=True)
@@ -71,12 +72,12 @@ def test_units_travel_in_the_schema():
     assert encoder.schema.field("best_bid_px").metadata == {b"unit": b"1e-9"}
 
 
-@pytest.mark.parametrize("stream", ["bins", "trades"])
-def test_flat_streams_have_their_default_columns(blocks, trade_blocks, stream):
-    encoder = Encoder(Layout(stream, DEFAULTS[stream], 0, "f64"))
-    block = blocks(3, rows=2) if stream == "bins" else trade_blocks(3, rows=2)
+@pytest.mark.parametrize("name", ["bins", "trades"])
+def test_flat_streams_have_their_default_columns(blocks, trade_blocks, name):
+    encoder = Encoder(Layout(name, stream(name).defaults, 0, "f64"))
+    block = blocks(3, rows=2) if name == "bins" else trade_blocks(3, rows=2)
     batch = read(encoder, block, 0, 2)
-    assert batch.schema.names == [*DEFAULTS[stream], "seq", "part", "row"]
+    assert batch.schema.names == [*stream(name).defaults, "seq", "part", "row"]
     assert batch.num_rows == 2
 
 
@@ -87,18 +88,18 @@ def test_levels_can_be_asked_for_in_bins(blocks):
 
 def test_equal_rows_are_encoded_once(blocks):
     encoder, block = Encoder(grid()), blocks(1)
-    first = encoder.payload(0, block, 0, 1)
-    assert encoder.payload(0, block, 0, 1) is first
+    first = payload(encoder, block, 0, 1)
+    assert payload(encoder, block, 0, 1) is first
     assert encoder.encoded == 1
 
 
 def test_the_cache_stays_inside_its_bound(blocks):
     encoder, block = Encoder(grid(radius=5, dtype="f64")), blocks(1)
-    one = len(encoder.payload(0, block, 0, 1))
+    one = len(payload(encoder, block, 0, 1))
     for number in range(1, 3 * CACHE_BYTES_MAX // one):
-        encoder.payload(number, block, 0, 1)
-    assert sum(map(len, encoder._cache.values())) <= CACHE_BYTES_MAX
-    assert encoder.payload(0, block, 0, 1)
+        payload(encoder, blocks(number + 1), 0, 1)
+    assert sum(len(frame.payload) for frame in encoder._cache.values()) <= CACHE_BYTES_MAX
+    assert payload(encoder, block, 0, 1)
     assert encoder.encoded == 3 * CACHE_BYTES_MAX // one + 1
 
 
@@ -107,5 +108,9 @@ def test_batches_of_wide_rows_stay_small():
     assert Encoder(grid(radius=5)).rows_max == 64
 
 
+def payload(encoder, block, start, stop):
+    return encoder.frame([Piece(block, start, stop)]).payload
+
+
 def read(encoder, block, start, stop):
-    return pa.ipc.open_stream(encoder.schema_payload + encoder.payload(0, block, start, stop)).read_all()
+    return pa.ipc.open_stream(encoder.schema_frame.payload + payload(encoder, block, start, stop)).read_all()

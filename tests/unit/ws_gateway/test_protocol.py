@@ -11,7 +11,6 @@ from ws_gateway.protocol import (
     CLIENT_OPS,
     MESSAGES_BURST,
     OUTBOX_MAX,
-    REPLAY_OPS,
     SUBSCRIPTIONS_MAX,
     TABLE,
     Code,
@@ -73,17 +72,21 @@ def test_every_row_that_clients_can_reach_leads_where_it_says(world, key):
     _, track, op = key
     session = reach(world, track)
     extra = {"stream": "grid", "tape": "t1", "instrument": "GLBX.MDP3:ESH4"} if op == "subscribe" else {"token": "x"}
-    seen = world.say(session, op=op, id=1, **(extra if op in ("subscribe", "auth") else {}))
-    assert "error" not in ops(seen)
+    extra |= {"seek": {"to": "bin/0"}, "speed": {"factor": "max"}}.get(op, {})
+    if (track, op) == (Track.RUNNING, "speed"):
+        world.say(session, op="pause", id=1)
+        world.publish(3)
+        world.say(session, op="speed", id=1, factor=0.01)
+        world.say(session, op="resume", id=1)
+    asked = extra if op in ("subscribe", "auth", "seek", "speed") else {}
+    session.receive(json.dumps({"op": op, "id": 1, **asked}), world.now)
     assert track_of(session) is TABLE[key].track
+    assert "error" not in ops(world.drain(session))
     assert session.phase is TABLE[key].phase
 
 
 MISSING = [
-    (track, op)
-    for track in Track
-    for op in sorted(CLIENT_OPS | REPLAY_OPS)
-    if op != "auth" and (Phase.OPEN, track, op) not in TABLE
+    (track, op) for track in Track for op in sorted(CLIENT_OPS) if op != "auth" and (Phase.OPEN, track, op) not in TABLE
 ]
 
 
@@ -91,7 +94,7 @@ MISSING = [
 def test_what_is_in_no_row_is_refused_and_changes_nothing(world, track, op):
     session = reach(world, track)
     (error,) = [m for m in world.say(session, op=op, id=1) if isinstance(m, dict)]
-    expected = "unsupported" if op in REPLAY_OPS else "duplicate_id" if op == "subscribe" else "unknown_id"
+    expected = "duplicate_id" if op == "subscribe" else "ended" if track is Track.ENDED else "unknown_id"
     assert (error["op"], error["code"], error["id"]) == ("error", expected, 1)
     assert track_of(session) is track
     assert session.closing is None
@@ -154,7 +157,6 @@ def test_mistakes_are_errors_and_the_connection_goes_on(world, message):
         ({"instrument": "A:B"}, "unknown_instrument"),
         ({"from": "t1/main/grid/A%3AB/1.0.0"}, "bad_cursor"),
         ({"from": "bin/3", "stream": "trades"}, "bad_field"),
-        ({"policy": "lossless"}, "unsupported"),
     ],
 )
 def test_what_cannot_be_subscribed_is_refused_by_code(world, change, code):
@@ -207,7 +209,13 @@ def test_position_comes_each_second_and_stale_after_two(world):
     assert world.drain(session) == []
     session.tick(world.wait(0.6))
     (position,) = world.drain(session)
-    assert position == {"op": "position", "id": 1, "cursor": "t1/main/grid/GLBX.MDP3%3AESH4/0.0.0", "lag_ms": 0}
+    assert position == {
+        "op": "position",
+        "id": 1,
+        "cursor": "t1/main/grid/GLBX.MDP3%3AESH4/0.0.0",
+        "lag_ms": 0,
+        "live": True,
+    }
     session.tick(world.wait(1.0))
     assert ops(world.drain(session)) == ["position", "stale"]
     session.tick(world.wait(1.0))
@@ -304,7 +312,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 MESSAGES = st.fixed_dictionaries(
-    {"op": st.sampled_from(sorted(CLIENT_OPS | REPLAY_OPS)), "id": st.integers(-1, 3)},
+    {"op": st.sampled_from(sorted(CLIENT_OPS)), "id": st.integers(-1, 3)},
     optional={
         "stream": st.sampled_from(["grid", "bins", "trades", "x"]),
         "tape": st.sampled_from(["t1", "t2"]),

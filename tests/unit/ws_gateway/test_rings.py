@@ -12,17 +12,30 @@ def test_rows_are_found_by_number(blocks):
     assert [(ring.at(n)[0].seq, ring.at(n)[1]) for n in range(6)] == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)]
 
 
-def test_rows_after_a_cursor(blocks):
+def test_rows_at_or_after_a_place(blocks):
     ring = Ring()
     for seq, rows in ((4, 1), (6, 3), (9, 2)):
         ring.append(blocks(seq, rows))
-    assert ring.after_cursor(4, 0, 0) == 1
-    assert ring.after_cursor(6, 0, 0) == 2
-    assert ring.after_cursor(6, 0, 2) == 4
-    assert ring.after_cursor(5, 7, 9) == 1
-    assert ring.after_cursor(0, 0, 0) == 0
-    assert ring.after_cursor(9, 0, 1) == ring.next_row
-    assert ring.after_cursor(99, 0, 0) == ring.next_row
+    assert ring.number_of((4, 0, 1)) == 1
+    assert ring.number_of((6, 0, 1)) == 2
+    assert ring.number_of((6, 0, 3)) == 4
+    assert ring.number_of((5, 7, 9)) == 1
+    assert ring.number_of((0, 0, 1)) == 0
+    assert ring.number_of((9, 0, 2)) == ring.next_row
+    assert ring.number_of((99, 0, 1)) == ring.next_row
+
+
+def test_a_ring_knows_from_which_place_on_nothing_is_missing(blocks):
+    ring = Ring()
+    assert not ring.covers((0, 0, 0))
+    ring.heard((3, 1))
+    ring.append(blocks(4, 1))
+    ring.append(blocks(6, 3))
+    assert ring.covers((3, 1, 0))
+    assert not ring.covers((3, 0, 9))
+    ring.drop_oldest()
+    assert not ring.covers((4, 0, 1))
+    assert ring.covers((5, 0, 0))
 
 
 def test_rows_from_a_bin_and_a_time(blocks, trade_blocks):
