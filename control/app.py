@@ -2,7 +2,19 @@
 
 import typer
 
-from control.commands import bench, certify, dead_letters, files, lag, operations, pipeline, processes, sql, tapes
+from control.commands import (
+    bench,
+    certify,
+    dead_letters,
+    files,
+    keys,
+    lag,
+    operations,
+    pipeline,
+    processes,
+    sql,
+    tapes,
+)
 
 app = typer.Typer(
     name="barograph",
@@ -11,5 +23,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (pipeline, files, processes, tapes, operations, sql, lag, dead_letters, certify, bench):
+for module in (pipeline, files, processes, tapes, operations, keys, sql, lag, dead_letters, certify, bench):
     module.register(app)

@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
+from runtime.auth import LOCAL, Principal, RefusedError
 from ws_gateway.fanout import BACKLOG_BYTES_MAX, Hub, Instant, Subscription
 from ws_gateway.request import Refusal, parse_id, parse_request
 from ws_gateway.strictjson import TEXT_BYTES_MAX, BadJsonError, parse
@@ -120,6 +121,16 @@ REPLAY_OPS: Final = frozenset({"step", "seek", "speed"})
 """Operations of the protocol that need replays; refused by name until those are served."""
 
 
+class Guard(Protocol):
+    """Judges tokens; `runtime.auth.Authority` does."""
+
+    def admit(self, token: str, now_ns: int) -> Principal:
+        """Whoever shows this token; raises RefusedError."""
+
+    def ended(self, who: Principal, now_ns: int) -> str:
+        """Why somebody who was admitted is so no longer; empty while he is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Closing:
     """How the connection is to be closed once all control messages are out."""
@@ -144,9 +155,12 @@ class Session:
         hub: what there is to subscribe to.
         now: the time of the connection.
         wake: called whenever `next_message` may have something new.
-        verify: says whether a token is good; None: no token is needed, and any is tolerated.
+        guard: judge of tokens; None: no token is needed, and any is tolerated.
+        principal: whoever showed a good token in the opening request already; None: nobody did.
+        on_refused: called with a reason, and what was wanted, for everything that is refused to a client.
 
     Attributes:
+        principal: who this is; None while no token was shown.
         closing: None, or how the shell must close once `next_message` gives None.
     """
 
@@ -155,11 +169,14 @@ class Session:
         hub: Hub,
         now: Instant,
         wake: Callable[[], None] = lambda: None,
-        verify: Callable[[str], bool] | None = None,
+        guard: Guard | None = None,
+        principal: Principal | None = None,
+        on_refused: Callable[[str, str], None] = lambda _reason, _what: None,
     ) -> None:
-        self.phase = Phase.OPEN if verify is None else Phase.WAITING
+        self.principal = LOCAL if guard is None else principal
+        self.phase = Phase.WAITING if self.principal is None else Phase.OPEN
         self.closing: Closing | None = None
-        self._hub, self._wake, self._verify = hub, wake, verify
+        self._hub, self._wake, self._guard, self._on_refused = hub, wake, guard, on_refused
         self._entries: dict[int, _Entry] = {}
         self._turns: deque[int] = deque()
         self._outbox: deque[str | bytes] = deque()
@@ -199,7 +216,9 @@ class Session:
         """
         self._now = now
         if self.phase is Phase.WAITING and now.mono_ns - self._born_ns > AUTH_S * NS:
+            self._on_refused("late", "ws auth")
             self._apply("late", None, {"code": Code.POLICY, "reason": "no token came in time"})
+        self._end_the_expired(now)
         if self.phase is not Phase.OPEN or now.mono_ns - self._told_ns < HEARTBEAT_S * NS:
             return
         self._told_ns = now.mono_ns
@@ -246,6 +265,7 @@ class Session:
             if not isinstance(op, str) or op not in CLIENT_OPS | REPLAY_OPS:
                 raise Refusal("unknown_op", f"`op` is one of {', '.join(sorted(CLIENT_OPS))}")
             target = None if op in SESSION_WIDE else parse_id(fields)
+            self._permit(op, fields)
             self._apply(op, target, fields)
         except Refusal as refusal:
             self._say_error(refusal, number if type(number) is int else None)
@@ -264,6 +284,18 @@ class Session:
             self._entries[target].track = rule.track
         self._wake()
 
+    def _permit(self, op: str, fields: Mapping[str, Any]) -> None:
+        """Refuse what the role may not do; a session without a token gets nowhere by the table."""
+        wanted = [f"ws {op}"]
+        if op == "subscribe" and str(fields.get("from", "live")).startswith(("@", "bin/")):
+            wanted.append("ws subscribe past")
+        if "clock" in fields:
+            wanted.append("ws clock")
+        for what in wanted:
+            if self.principal is not None and not self.principal.may(what):
+                self._on_refused("forbidden", what)
+                raise Refusal("forbidden", f"the role {self.principal.role.value} may not {what.removeprefix('ws ')}")
+
     def _why_not(self, op: str, track: Track) -> Refusal:
         if self.phase is Phase.WAITING:
             return Refusal("unauthenticated", "send `auth` with a token first")
@@ -279,15 +311,26 @@ class Session:
         """The change of track is all."""
 
     def _check_token(self, _target: int | None, fields: Mapping[str, Any]) -> None:
+        """A token, the first or one before the last ends; of another user it would have his subscriptions."""
         token = fields.get("token")
         if not isinstance(token, str):
             raise Refusal("bad_field", "give `token`, a text")
-        if self._verify is not None and not self._verify(token):
-            self._refuse_all(Code.TOKEN, "bad_token", "the token was not accepted")
+        if self._guard is None:
+            return
+        try:
+            who = self._guard.admit(token, self._now.wall_ns)
+            if ended := self._guard.ended(who, self._now.wall_ns):
+                raise RefusedError(ended)
+        except RefusedError as error:
+            self._refuse_all(Code.TOKEN, error.code if error.code == "expired" else "bad_token", str(error), error.code)
+            return
+        if self.principal is not None and who.subject != self.principal.subject:
+            raise Refusal("another_user", "a session belongs to one user; open another one")
+        self.principal = who
 
     def _admit(self, target: int | None, fields: Mapping[str, Any]) -> None:
         self._check_token(target, fields)
-        if self.phase is Phase.WAITING:
+        if self.principal is not None:
             self._say_hello()
 
     def _subscribe(self, target: int | None, fields: Mapping[str, Any]) -> None:
@@ -367,9 +410,21 @@ class Session:
         self._bucket -= 1
         return True
 
-    def _refuse_all(self, code: int, error: str, reason: str) -> None:
-        """An offence that ends the connection."""
+    def refuse(self, code: int, error: str, reason: str) -> None:
+        """The shell has seen an offence: say so and close."""
+        self._refuse_all(code, error, reason)
+
+    def _end_the_expired(self, now: Instant) -> None:
+        """A token that ended or was revoked ends its session, however busy."""
+        if self.phase is Phase.OPEN and self._guard is not None and self.principal is not None:
+            ended = self._guard.ended(self.principal, now.wall_ns)
+            if ended:
+                self._refuse_all(Code.TOKEN, ended, str(RefusedError(ended)))
+
+    def _refuse_all(self, code: int, error: str, reason: str, cause: str = "") -> None:
+        """An offence that ends the connection; `cause` is for the log where the client is told less."""
         if self.phase is not Phase.CLOSED:
+            self._on_refused(cause or error, "ws")
             self._apply("refuse", None, {"code": code, "reason": f"{error}: {reason}"})
 
     def _say_hello(self) -> None:

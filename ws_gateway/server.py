@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+from weakref import WeakKeyDictionary
 
 from prometheus_client import generate_latest
 from websockets.asyncio.server import Server, ServerConnection
@@ -26,10 +27,12 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 from websockets.typing import Origin, Subprotocol
 
+from runtime.auth import Authority, Principal
 from runtime.errors import BarographError, PortTakenError
 from ws_gateway import metrics
+from ws_gateway.door import Door, Knock, TurnedAwayError
 from ws_gateway.fanout import Hub, Instant
-from ws_gateway.protocol import PROTOCOL, Session
+from ws_gateway.protocol import PROTOCOL, Code, Session
 from ws_gateway.strictjson import TEXT_BYTES_MAX
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,15 @@ DRAIN_S: Final = 2.0
 
 HANDSHAKE_S: Final = 10.0
 """Time for a client to send its opening request; a slow one only holds one socket."""
+
+
+FRAGMENTS_MAX: Final = 16
+"""Frames that one message may come in. Libraries send a control message in one. Empty frames have no size, so only
+their number keeps a client from filling our memory with them."""
+
+UNASKED_BYTES_MAX: Final = 1 << 20
+"""Bytes in the library's buffer above which a connection is cut: we stop sending at WRITE_BYTES_MAX, so what lies above
+it are answers to pings that the client does not read."""
 
 
 class Feeder(Protocol):
@@ -87,16 +99,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_bind(host: str) -> None:
+def check_bind(host: str, *, authenticated: bool = False) -> None:
     """Refuse to serve strangers without authentication.
 
     Raises:
-        BarographError: the address is not loopback.
+        BarographError: the address is not loopback, and authentication is off.
     """
-    if not is_loopback(host):
+    if not authenticated and not is_loopback(host):
         raise BarographError(
             f"the gateway does not bind {host} without authentication",
-            remedy="bind 127.0.0.1 and put an authenticating proxy in front, or use an SSH tunnel",
+            remedy="set BAROGRAPH_AUTH, or bind 127.0.0.1",
         )
 
 
@@ -107,13 +119,16 @@ class Gateway:
         feeder: source of rows.
         allowed_origins: web origins whose pages may connect, e.g. `http://127.0.0.1:8760`; clients that are no
             browsers send none and are let in on loopback.
+        authority: judge of tokens; None: authentication is off.
     """
 
-    def __init__(self, feeder: Feeder, allowed_origins: Sequence[str] = ()) -> None:
+    def __init__(self, feeder: Feeder, allowed_origins: Sequence[str] = (), authority: Authority | None = None) -> None:
         self.hub = Hub()
         self.feeder = feeder
+        self.door = Door(allowed_origins, authority)
         self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
         self._clients: set[_Client] = set()
+        self._admitted: WeakKeyDictionary[ServerConnection, Principal | None] = WeakKeyDictionary()
         self._draining = False
         self._failure: Exception | None = None
 
@@ -127,17 +142,17 @@ class Gateway:
         """Serve until `stop` is set, then say goodbye to everyone.
 
         Args:
-            host: loopback address to bind.
+            host: address to bind; loopback, unless authentication is on.
             port: port; 0 takes a free one.
             stop: set by the caller to end.
             on_ready: called with the port once connections are accepted.
 
         Raises:
-            BarographError: the address is not loopback.
+            BarographError: the address is not loopback, and authentication is off.
             PortTakenError: another process listens there.
             Exception: whatever ended the feeder, after the clients were told.
         """
-        check_bind(host)
+        check_bind(host, authenticated=self.door.authority is not None)
         try:
             server = await self._listen(host, port)
         except OSError as error:
@@ -182,8 +197,13 @@ class Gateway:
 
     def _answer(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         """Plain HTTP on the gateway's port; None lets a WebSocket handshake go on."""
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
+        knock = _knock(connection, request, query)
         if path == PATH:
+            try:
+                self._admitted[connection] = self.door.knock(knock)
+            except TurnedAwayError as away:
+                return _turned_away(connection, away)
             offered = request.headers.get_all("Sec-WebSocket-Protocol")
             if not any(PROTOCOL in (p.strip() for p in line.split(",")) for line in offered):
                 return connection.respond(HTTPStatus.BAD_REQUEST, f"offer the subprotocol {PROTOCOL}\n")
@@ -194,12 +214,16 @@ class Gateway:
             good = self.feeder.ready and not self._draining
             return connection.respond(HTTPStatus.OK, "ready\n") if good else _not_ready(connection)
         if path == "/metrics":
+            try:
+                self.door.ask(knock, "GET /metrics")
+            except TurnedAwayError as away:
+                return _turned_away(connection, away)
             metrics.RING_BYTES.set(self.hub.budget.held_bytes)
             return connection.respond(HTTPStatus.OK, generate_latest().decode())
         return connection.respond(HTTPStatus.NOT_FOUND, f"nothing here; streams are at {PATH}\n")
 
     async def _serve_client(self, connection: ServerConnection) -> None:
-        client = _Client(connection, self.hub)
+        client = _Client(connection, self.hub, self.door, self._admitted.get(connection))
         self._clients.add(client)
         metrics.OPENED.inc()
         metrics.CLIENTS.set(len(self._clients))
@@ -228,6 +252,23 @@ class Gateway:
                     await asyncio.sleep(0.02)
 
 
+def _knock(connection: ServerConnection, request: HttpRequest, query: str) -> Knock:
+    headers = request.headers
+    return Knock(
+        str((connection.remote_address or ("",))[0]),
+        tuple(headers.get_all("Origin")),
+        tuple(headers.get_all("Authorization")),
+        query,
+    )
+
+
+def _turned_away(connection: ServerConnection, away: TurnedAwayError) -> Response:
+    response = connection.respond(away.status, away.text)
+    if away.status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="barograph"'
+    return response
+
+
 def _not_ready(connection: ServerConnection) -> Response:
     return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
 
@@ -235,31 +276,71 @@ def _not_ready(connection: ServerConnection) -> Response:
 class _Client:
     """One connection: a reader, a writer, and the watchdog's note of when the last send began."""
 
-    def __init__(self, connection: ServerConnection, hub: Hub) -> None:
+    def __init__(self, connection: ServerConnection, hub: Hub, door: Door, principal: Principal | None) -> None:
         self.wake = asyncio.Event()
-        self._connection = connection
+        self._connection, self._door, self._counted = connection, door, principal
+        self._address = str((connection.remote_address or ("",))[0])
         self._sending_since_ns = 0
-        self.session = Session(hub, clock(), self.wake.set)
+        self.session = Session(hub, clock(), self.wake.set, door.authority, principal, self._note)
         self.wake.set()
 
     async def run(self) -> None:
         _keep_kernel_queue_short(self._connection)
         writer = asyncio.create_task(self._write())
+        self._door.enter(self._counted)
         try:
-            async for message in self._connection:
-                self.session.receive(message, clock())
+            while (message := await self._receive()) is not None:
+                self._take(message)
                 self.wake.set()
+            self.session.refuse(Code.POLICY, "fragments", f"a message comes in at most {FRAGMENTS_MAX} pieces")
+            self.wake.set()
+            await self._connection.wait_closed()
         except ConnectionClosed:
             pass
         finally:
+            self._door.leave(self._counted)
             self.session.release()
             writer.cancel()
             with suppress(asyncio.CancelledError, ConnectionClosed):
                 await writer
 
+    async def _receive(self) -> str | bytes | None:
+        """The next message; None for one that came in too many pieces."""
+        pieces: list[Any] = []
+        async for piece in self._connection.recv_streaming():
+            pieces.append(piece)
+            if len(pieces) > FRAGMENTS_MAX:
+                return None
+        whole: str | bytes = pieces[0][:0].join(pieces)
+        return whole
+
+    def _take(self, message: str | bytes) -> None:
+        """Count a message, hand it on, and count the user if it told who he is."""
+        who = self._counted
+        if self.session.closing is not None:
+            return
+        if who is not None and who.kind != "local":
+            limiter = self._door.limiter
+            if not (limiter.take("messages", who.subject) and limiter.take("bytes", who.subject, len(message))):
+                self.session.refuse(Code.POLICY, "rate_exceeded", "this user sends too much on all connections")
+                return
+        self.session.receive(message, clock())
+        if who is None and self.session.principal is not None:
+            self._door.leave(None)
+            full = self._door.full(self.session.principal)
+            self._counted = self.session.principal
+            self._door.enter(self._counted)
+            if full:
+                self.session.refuse(Code.POLICY, "sockets", "this user has too many connections")
+
+    def _note(self, reason: str, what: str) -> None:
+        who = self.session.principal if hasattr(self, "session") else None
+        self._door.note(reason, self._address, user=who.subject if who else "", wanted=what)
+
     def tick(self, now: Instant) -> None:
-        """Let time pass; cut the connection if a send has been stuck for too long."""
-        if self._sending_since_ns and now.mono_ns - self._sending_since_ns > BEHIND_S_MAX * 1e9:
+        """Let time pass; cut the connection if a send has been stuck for too long, or pongs pile up."""
+        stuck = self._sending_since_ns and now.mono_ns - self._sending_since_ns > BEHIND_S_MAX * 1e9
+        if stuck or self._connection.transport.get_write_buffer_size() > UNASKED_BYTES_MAX:
             metrics.ABORTED.inc()
             self._connection.transport.abort()
             return
@@ -305,6 +386,7 @@ async def serve(
     allowed_origins: Sequence[str],
     stop: asyncio.Event,
     on_ready: Callable[[int], None] = lambda _port: None,
+    authority: Authority | None = None,
 ) -> None:
     """Run a gateway over Kafka until `stop` is set; see `Gateway.run` for the arguments and errors.
 
@@ -315,4 +397,4 @@ async def serve(
     from ws_gateway.feeder import KafkaFeeder
 
     feeder = KafkaFeeder(bootstrap_servers, state, asyncio.get_running_loop())
-    await Gateway(feeder, allowed_origins).run(host, port, stop, on_ready)
+    await Gateway(feeder, allowed_origins, authority).run(host, port, stop, on_ready)

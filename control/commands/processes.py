@@ -143,9 +143,11 @@ def gateway(
 
 
 async def _gateway(settings: Settings, out: Output) -> None:
+    from runtime.auth import open_authority
     from ws_gateway.server import serve
 
     stop, endpoints = asyncio.Event(), []
+    authority = open_authority(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
@@ -153,6 +155,8 @@ async def _gateway(settings: Settings, out: Output) -> None:
         address = f"ws://{settings.host}:{port}/v1/stream"
         endpoints.append(_published(settings, "gateway", address, out).__enter__())
 
+    if authority is not None:
+        authority.start()
     try:
         await serve(
             host=settings.host,
@@ -162,8 +166,11 @@ async def _gateway(settings: Settings, out: Output) -> None:
             allowed_origins=_origins(settings),
             stop=stop,
             on_ready=ready,
+            authority=authority,
         )
     finally:
+        if authority is not None:
+            authority.close()
         for endpoint in endpoints:
             endpoint.__exit__()
 
@@ -229,12 +236,14 @@ def _find(settings: Settings, part: str) -> str:
 
 
 def _origins(settings: Settings) -> list[str]:
-    """Where the console may come from: the api of this folder, by its two loopback names."""
+    """Where the console may come from: the api of this folder, by its names, and what the settings allow."""
     ports = {settings.api_port}
     known = Endpoints(settings.data_dir).find("api")
     if known:
         ports.add(int(known.rpartition(":")[2]))
-    return [f"http://{host}:{port}" for port in sorted(ports) for host in ("127.0.0.1", "localhost")]
+    own = {"127.0.0.1", "localhost", settings.host} - {"0.0.0.0", "::"}
+    further = [origin for origin in settings.auth_origins.split(",") if origin]
+    return [*(f"http://{host}:{port}" for port in sorted(ports) for host in sorted(own)), *further]
 
 
 def until_signal() -> threading.Event:
