@@ -87,8 +87,13 @@ def parameters_of(given: Sequence[str], sql: str) -> dict[str, str]:
 
 
 @contextmanager
-def asking(url: str, question: Question) -> Iterator[pa.RecordBatchReader]:
+def asking(url: str, question: Question, limits: Mapping[str, str] | None = None) -> Iterator[pa.RecordBatchReader]:
     """The answer, to be read inside of a `with`. Leaving by an interrupt cancels the query on the server.
+
+    Args:
+        url: the server.
+        question: the query.
+        limits: settings that it runs under besides.
 
     Raises:
         MissingServiceError: no ClickHouse there, or it went away.
@@ -102,7 +107,7 @@ def asking(url: str, question: Question) -> Iterator[pa.RecordBatchReader]:
             client.raw_stream(
                 question.sql,
                 parameters=dict(question.parameters) or None,
-                settings={**_SETTINGS, "readonly": 2, "log_comment": question.comment},
+                settings={**(limits or {}), **_SETTINGS, "readonly": 2, "log_comment": question.comment},
                 fmt="ArrowStream",
             )
         )
@@ -322,8 +327,14 @@ def write(answer: pa.RecordBatchReader, form: Format, out: Path | None) -> int:
     return rows
 
 
+def writer_of(form: Format, out: BinaryIO, schema: pa.Schema) -> Writer:
+    """What writes rows of a schema in one format."""
+    writer: Writer = _WRITERS[form](out, schema)
+    return writer
+
+
 def _pour(answer: pa.RecordBatchReader, form: Format, out: BinaryIO) -> int:
-    writer: Writer = _WRITERS[form](out, answer.schema)
+    writer = writer_of(form, out, answer.schema)
     rows = 0
     for batch in answer:
         writer.write(batch)

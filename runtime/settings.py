@@ -33,6 +33,11 @@ class Settings(BaseSettings):
         pattern=r"^(.+:\d{1,5})?$",
         description="HOST:PORT where anybody may ask the embedded store, read-only and within limits; empty: nowhere",
     )
+    sql_url: str = Field(
+        default="",
+        description="ClickHouse address with the login of a user that may only read, for /v1/sql; empty: the embedded "
+        "store's reader, or nowhere if `clickhouse_url` is given",
+    )
     state_url: str = Field(
         default="",
         description="where manifests, checkpoints and skips lie: a folder, or s3://, gs://, az:// with credentials in "

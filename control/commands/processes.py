@@ -185,13 +185,25 @@ def api(
     import uvicorn
 
     from control.api import create_app
+    from control.api_guard import Trust
+    from runtime.auth import open_authority
 
     settings, out = options.settings(data_dir=data, host=host, api_port=port), Output(as_json)
-    if settings.host not in LOOPBACK:
-        raise UsageError(f"the api would answer everybody at {settings.host}", remedy="bind 127.0.0.1")
+    authority = open_authority(settings)
+    if authority is None and settings.host not in LOOPBACK:
+        raise UsageError(
+            f"the api would answer everybody at {settings.host}", remedy="set BAROGRAPH_AUTH, or bind 127.0.0.1"
+        )
+    if authority is not None:
+        authority.start()
     watch_lifeline()
     endpoints = Endpoints(settings.data_dir)
-    app = create_app(gateway_url=lambda: endpoints.find("gateway"), state=settings.state_location)
+    app = create_app(
+        gateway_url=lambda: endpoints.find("gateway"),
+        state=settings.state_location,
+        settings=settings,
+        trust=Trust(authority, frozenset({settings.host})),
+    )
     config = uvicorn.Config(app, settings.host, settings.api_port, log_config=None, access_log=False)
     try:
         listening = config.bind_socket()
