@@ -14,7 +14,7 @@ Beside that it is a read-only schema registry (`control.registry`) for consumers
 stands before all of it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -41,14 +41,33 @@ DEFAULTS: Final[Mapping[str, Any]] = {"stream": "grid", "line": "main", "dtype":
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 
 
+class Published(Protocol):
+    """A serving version, as far as the api shows it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def note(self) -> str:
+        """What it is, for people."""
+
+    @property
+    def subscriptions(self) -> Sequence[Mapping[str, Any]]:
+        """What it subscribes to, in order."""
+
+
 class Serving(Protocol):
     """The registry of serving versions, as far as the api reads it."""
 
-    def versions(self) -> Mapping[str, Mapping[str, Any]]:
-        """Every published version by its id."""
+    def versions(self) -> list[str]:
+        """Ids of all versions."""
 
-    def aliases(self) -> Mapping[str, str]:
+    def aliases(self) -> dict[str, str]:
         """Every alias, and the id of the version it names."""
+
+    def resolve(self, name: str) -> Published | None:
+        """The version of an id or alias; None if there is none."""
 
 
 def console_dir() -> Path:
@@ -161,17 +180,17 @@ def _add_serving(router: APIRouter, serving: Serving | None) -> None:
     def list_serving() -> JSONResponse:
         """Published serving versions, and the aliases that name them."""
         if serving is None:
-            return _fresh({"versions": {}, "aliases": {}})
-        return _fresh({"versions": dict(serving.versions()), "aliases": dict(serving.aliases())})
+            return _fresh({"versions": [], "aliases": {}})
+        return _fresh({"versions": serving.versions(), "aliases": serving.aliases()})
 
     @router.get("/v1/serving/{name}")
     def one_serving(name: str) -> JSONResponse:
         """One serving version, by its id or an alias."""
-        versions = serving.versions() if serving is not None else {}
-        number = (serving.aliases() if serving is not None else {}).get(name, name)
-        if number not in versions:
+        version = serving.resolve(name) if serving is not None else None
+        if version is None:
             raise ApiError(404, "not_found", f"no serving version is named {name[:80]!r}", "see /v1/serving")
-        return _fresh({"id": number, **versions[number]})
+        asked = [dict(subscription) for subscription in version.subscriptions]
+        return _fresh({"id": version.id, "note": version.note, "subscriptions": asked})
 
 
 def _add_questions(router: APIRouter, tapes: TapeStore, settings: Settings) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -289,12 +290,18 @@ def test_bad_places_are_refused(world, query, status):
 
 
 def test_serving_versions_are_read_through_the_registry(tmp_path):
+    asked = {"stream": "grid", "tape": "t1", "instrument": "X:Y"}
+    version = SimpleNamespace(id="v1", note="the best", subscriptions=(asked,))
+
     class Registry:
         def versions(self):
-            return {"v1": {"line": "main"}}
+            return ["v1"]
 
         def aliases(self):
             return {"best": "v1"}
+
+        def resolve(self, name):
+            return version if name in ("v1", "best") else None
 
     known = {"gateway_url": lambda: None, "state": tmp_path, "settings": Settings(data_dir=tmp_path)}
 
@@ -303,12 +310,10 @@ def test_serving_versions_are_read_through_the_registry(tmp_path):
             return await client.get(path)
 
     app = create_app(**known, serving=Registry())
-    assert asyncio.run(ask(app, "/v1/serving")).json() == {
-        "versions": {"v1": {"line": "main"}},
-        "aliases": {"best": "v1"},
-    }
+    assert asyncio.run(ask(app, "/v1/serving")).json() == {"versions": ["v1"], "aliases": {"best": "v1"}}
     for name in ("best", "v1"):
-        assert asyncio.run(ask(app, f"/v1/serving/{name}")).json() == {"id": "v1", "line": "main"}
+        told = asyncio.run(ask(app, f"/v1/serving/{name}")).json()
+        assert told == {"id": "v1", "note": "the best", "subscriptions": [asked]}
     assert asyncio.run(ask(app, "/v1/serving/no")).status_code == 404
     assert asyncio.run(ask(create_app(**known), "/v1/serving/v1")).status_code == 404
 
