@@ -6,7 +6,8 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo bench peers test test-long chaos chaos-sinks simulate evidence coverage style docs lock clean
+.PHONY: help setup browser demo bench peers test test-long fuzz chaos chaos-sinks simulate evidence coverage style docs \
+  lock clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -56,6 +57,9 @@ evidence: setup ## 50,000 random examples of the engine against its oracle, logg
 
 simulate: setup ## 10,000 seeds of faults around the stages and sinks, logged in docs/evidence; takes long
 	@$(BIN)/python -m tests.simulation.evidence
+
+fuzz: setup ## texts of strangers against the gateway's session, for an hour; another time with ARGS="--seconds 60"
+	@$(BIN)/python -m tests.fuzz.session_text $(ARGS)
 
 coverage: setup ## line coverage of the engine without its compiler; fails below 100 %
 	@$(BIN)/python tests/unit/engine/coverage_run.py

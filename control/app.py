@@ -7,6 +7,7 @@ from control.commands import (
     certify,
     dead_letters,
     files,
+    keys,
     lag,
     operations,
     pipeline,
@@ -23,5 +24,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (pipeline, files, watch, processes, tapes, operations, sql, lag, dead_letters, certify, bench):
+for module in (pipeline, files, watch, processes, tapes, operations, keys, sql, lag, dead_letters, certify, bench):
     module.register(app)

@@ -115,6 +115,13 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
+def asyncapi_page() -> str:
+    """docs/asyncapi.json: the gateway's protocol and the topics."""
+    from control.asyncapi import text
+
+    return text()
+
+
 def _headers() -> list[str]:
     """Rows of a table, from the text of `Envelope`."""
     _, _, attributes = inspect.cleandoc(Envelope.__doc__ or "").partition("Attributes:\n")
@@ -174,6 +181,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "topics.md": topics_page,
     "settings.md": settings_page,
     "commands.md": commands_page,
+    "asyncapi.json": asyncapi_page,
 }
 
 

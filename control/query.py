@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from urllib3.exceptions import HTTPError
 
@@ -43,7 +44,7 @@ TAIL_BYTES: Final = 1 << 14
 _LIMITS: Final = frozenset({158, 159, 160, 241, 307, 394, 396})
 """Codes of ClickHouse that say: too many rows, too much time, memory or bytes, or cancelled."""
 
-_SETTINGS: Final = {"output_format_arrow_string_as_string": 1, "output_format_arrow_compression_method": "none"}
+ARROW_SETTINGS: Final = {"output_format_arrow_string_as_string": 1, "output_format_arrow_compression_method": "none"}
 _PARAMETER: Final = re.compile(r"\{\s*(\w+)\s*:")
 
 
@@ -87,39 +88,50 @@ def parameters_of(given: Sequence[str], sql: str) -> dict[str, str]:
 
 
 @contextmanager
-def asking(url: str, question: Question) -> Iterator[pa.RecordBatchReader]:
+def asking(
+    url: str, question: Question, opener: Callable[[Question], Any] | None = None
+) -> Iterator[pa.RecordBatchReader]:
     """The answer, to be read inside of a `with`. Leaving by an interrupt cancels the query on the server.
+
+    Args:
+        url: the server.
+        question: the query.
+        opener: asks by itself and gives the answer as a stream in Arrow's format; the store's own client if not given.
 
     Raises:
         MissingServiceError: no ClickHouse there, or it went away.
         InputError: it refuses the query; its own words are kept.
         AnswerIsNo: the query ended at a limit, or somebody cancelled it.
     """
-    client = open_store(url)
+    client = open_store(url) if opener is None else None
     tail: _Tail | None = None
     try:
-        tail = _Tail(
-            client.raw_stream(
-                question.sql,
-                parameters=dict(question.parameters) or None,
-                settings={**_SETTINGS, "readonly": 2, "log_comment": question.comment},
-                fmt="ArrowStream",
-            )
-        )
+        tail = _Tail(opener(question) if opener is not None else _ask(client, question))
         yield pa.ipc.open_stream(pa.PythonFile(tail, mode="r"))
     except DatabaseError as error:
-        raise _refused(str(error)) from error
+        raise refused(str(error)) from error
     except (ClickHouseError, HTTPError, OSError, pa.ArrowInvalid) as error:
         if (isinstance(error, OSError) and error.filename is not None) or isinstance(error, BrokenPipeError):
             raise
-        raise _refused(tail.text() if tail else "", error) from error
+        raise refused(tail.text() if tail else "", error) from error
     except KeyboardInterrupt:
         cancel(url, question)
         raise
     finally:
         if tail is not None:
             tail.close()
-        client.close()
+        if client is not None:
+            client.close()
+
+
+def _ask(client: Client | None, question: Question) -> Any:
+    assert client is not None, "opened where nobody else asks"
+    return client.raw_stream(
+        question.sql,
+        parameters=dict(question.parameters) or None,
+        settings={**ARROW_SETTINGS, "readonly": 2, "log_comment": question.comment},
+        fmt="ArrowStream",
+    )
 
 
 def progress(url: str, question: Question) -> Progress | None:
@@ -151,7 +163,7 @@ def cancel(url: str, question: Question) -> None:
             client.close()
 
 
-def _refused(text: str, error: Exception | None = None) -> BarographError:
+def refused(text: str, error: Exception | None = None) -> BarographError:
     """What a server's words mean: a bad query, a limit, or that it is gone."""
     words = " ".join(text.split())
     code = re.search(r"Code: (\d+)\.|code: (\d+)", words)
@@ -322,8 +334,14 @@ def write(answer: pa.RecordBatchReader, form: Format, out: Path | None) -> int:
     return rows
 
 
+def writer_of(form: Format, out: BinaryIO, schema: pa.Schema) -> Writer:
+    """What writes rows of a schema in one format."""
+    writer: Writer = _WRITERS[form](out, schema)
+    return writer
+
+
 def _pour(answer: pa.RecordBatchReader, form: Format, out: BinaryIO) -> int:
-    writer: Writer = _WRITERS[form](out, answer.schema)
+    writer = writer_of(form, out, answer.schema)
     rows = 0
     for batch in answer:
         writer.write(batch)

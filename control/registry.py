@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 
 from runtime.avro_schemas import AvroSchema, by_id, fingerprint, history, latest
 from runtime.registry_client import CONTENT_TYPE
@@ -126,15 +127,17 @@ def subjects(places: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {**named, **carried}
 
 
-def install(app: FastAPI, places: Callable[[], Iterable[tuple[str, str]]]) -> None:
-    """Add the calls to an application.
+def install(app: FastAPI, places: Callable[[], Iterable[tuple[str, str]]]) -> list[APIRoute]:
+    """Add the calls to an application; their routes.
 
     Args:
         app: the application.
         places: gives the tapes and lines that exist now.
     """
-    app.include_router(_router(places))
+    router = _router(places)
+    app.include_router(router)
     app.add_exception_handler(RefusalError, _refused)
+    return [route for route in router.routes if isinstance(route, APIRoute)]
 
 
 class _Answer(JSONResponse):
@@ -152,9 +155,9 @@ def _router(places: Callable[[], Iterable[tuple[str, str]]]) -> APIRouter:
     _add_schemas(router, places)
     _add_settings(router)
 
-    @router.api_route("/subjects/{rest:path}", methods=["POST", "PUT", "DELETE"])
-    @router.api_route("/config{rest:path}", methods=["POST", "PUT", "DELETE"])
-    @router.api_route("/mode{rest:path}", methods=["POST", "PUT", "DELETE"])
+    @router.api_route("/subjects/{rest:path}", methods=["POST", "PUT", "DELETE"], include_in_schema=False)
+    @router.api_route("/config{rest:path}", methods=["POST", "PUT", "DELETE"], include_in_schema=False)
+    @router.api_route("/mode{rest:path}", methods=["POST", "PUT", "DELETE"], include_in_schema=False)
     def change(rest: str) -> None:
         """Whatever would change something."""
         raise RefusalError(

@@ -33,6 +33,11 @@ class Settings(BaseSettings):
         pattern=r"^(.+:\d{1,5})?$",
         description="HOST:PORT where anybody may ask the embedded store, read-only and within limits; empty: nowhere",
     )
+    sql_url: str = Field(
+        default="",
+        description="ClickHouse address with the login of a user that may only read, for /v1/sql; empty: the embedded "
+        "store's reader, or nowhere if `clickhouse_url` is given",
+    )
     state_url: str = Field(
         default="",
         description="where manifests, checkpoints and skips lie: a folder, or s3://, gs://, az:// with credentials in "
@@ -40,6 +45,34 @@ class Settings(BaseSettings):
     )
     host: str = Field(
         default="127.0.0.1", description="address that gateway and api bind; only loopback without authentication"
+    )
+    auth: Literal["none", "keys", "jwt", "both"] = Field(
+        default="none",
+        description="who is let in: everybody on this machine, or holders of keys (`barograph keys`) or tokens",
+    )
+    auth_jwks: str = Field(
+        default="",
+        description="JWKS file with the public keys of the tokens' issuer, reread every 5 s; for jwt and both",
+    )
+    auth_audience: str = Field(default="barograph", min_length=1, description="what `aud` of a token must name")
+    auth_issuer: str = Field(default="", description="what `iss` of a token must be; empty: not looked at")
+    auth_algorithms: str = Field(
+        default="RS256,ES256,EdDSA",
+        pattern=r"^((RS|PS|ES)(256|384|512)|EdDSA)(,((RS|PS|ES)(256|384|512)|EdDSA))*$",
+        description="algorithms of tokens that are accepted, of RS, PS and ES 256, 384, 512 and EdDSA",
+    )
+    auth_role_claim: str = Field(
+        default="role",
+        min_length=1,
+        description="claim of a token that names viewer, trader or admin, or a list of them",
+    )
+    auth_leeway_s: float = Field(
+        default=10.0, ge=0, le=30, description="by how much an issuer's clock may differ from ours, seconds"
+    )
+    auth_origins: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s,/]+(,https?://[^\s,/]+)*)?$",
+        description="further web origins whose pages may connect, https://desk.example,…; the console's own is known",
     )
     gateway_port: int = Field(default=8761, ge=0, le=65535, description="port of the WebSocket gateway; 0: a free one")
     api_port: int = Field(default=8760, ge=0, le=65535, description="port of api and console; 0: a free one")

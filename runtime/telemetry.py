@@ -73,6 +73,9 @@ RECONCILE_TIME: Final = Gauge(
 RECONCILE_FAILURES: Final = Counter(
     "barograph_reconcile_failures", "Comparisons that could not be ended", ["tape", "line"]
 )
+AUTH_REFUSED: Final = Counter(
+    "barograph_refused", "Requests, connections and messages that were refused", ["part", "reason"]
+)
 
 
 _CHATTY: Final = frozenset({"aiokafka", "faust", "mode"})
@@ -123,7 +126,8 @@ def configure_logging(level: str) -> None:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     logging.Formatter.converter = time.gmtime
-    for name in ("aiokafka", "numba", "asyncio", "httpx", "urllib3", "uvicorn"):
+    # websockets would write down every header at its most talkative, and tokens stand there
+    for name in ("aiokafka", "numba", "asyncio", "httpx", "urllib3", "uvicorn", "websockets"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
     for handler in logging.getLogger().handlers:
         handler.addFilter(Throttle())

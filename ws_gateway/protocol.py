@@ -17,8 +17,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
+from runtime.auth import LOCAL, Principal, RefusedError
 from ws_gateway.channel import Instant
 from ws_gateway.fanout import Hub
 from ws_gateway.request import Refusal, parse_bins, parse_id, parse_request, parse_speed, parse_start
@@ -138,6 +139,16 @@ SESSION_WIDE: Final = frozenset({"auth", "late", "refuse", "drain"})
 CLIENT_OPS: Final = frozenset({"auth", "subscribe", "unsubscribe", "pause", "resume", "step", "seek", "speed"})
 
 
+class Guard(Protocol):
+    """Judges tokens; `runtime.auth.Authority` does."""
+
+    def admit(self, token: str, now_ns: int) -> Principal:
+        """Whoever shows this token; raises RefusedError."""
+
+    def ended(self, who: Principal, now_ns: int) -> str:
+        """Why somebody who was admitted is so no longer; empty while he is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Closing:
     """How the connection is to be closed once all control messages are out."""
@@ -169,11 +180,14 @@ class Session:
         hub: what there is to subscribe to.
         now: the time of the connection.
         wake: called whenever `next_message` may have something new.
-        verify: says whether a token is good; None: no token is needed, and any is tolerated.
-        user: whose clocks it may share.
+        guard: judge of tokens; None: no token is needed, and any is tolerated.
+        principal: whoever showed a good token in the opening request already; None: nobody did.
+        on_refused: called with a reason, and what was wanted, for everything that is refused to a client.
+        peer: where a client without a name comes from; such clients share replay clocks with those of the same peer.
         opening: messages that it obeys by itself once it is open, as if the client had sent them.
 
     Attributes:
+        principal: who this is; None while no token was shown.
         closing: None, or how the shell must close once `next_message` gives None.
     """
 
@@ -182,14 +196,17 @@ class Session:
         hub: Hub,
         now: Instant,
         wake: Callable[[], None] = lambda: None,
-        verify: Callable[[str], bool] | None = None,
-        user: str = "",
+        guard: Guard | None = None,
+        principal: Principal | None = None,
+        on_refused: Callable[[str, str], None] = lambda _reason, _what: None,
+        peer: str = "",
         opening: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self.phase = Phase.OPEN if verify is None else Phase.WAITING
+        self.principal = LOCAL if guard is None else principal
+        self.phase = Phase.WAITING if self.principal is None else Phase.OPEN
         self.closing: Closing | None = None
-        self._hub, self._wake, self._verify, self._user = hub, wake, verify, user
-        self._opening = opening
+        self._hub, self._wake, self._guard, self._on_refused = hub, wake, guard, on_refused
+        self._peer, self._opening = peer, opening
         self._entries: dict[int, _Entry] = {}
         self._turns: deque[int] = deque()
         self._outbox: deque[str | Parts] = deque()
@@ -229,7 +246,9 @@ class Session:
         """
         self._now = now
         if self.phase is Phase.WAITING and now.mono_ns - self._born_ns > AUTH_S * NS:
+            self._on_refused("late", "ws auth")
             self._apply("late", None, {"code": Code.POLICY, "reason": "no token came in time"})
+        self._end_the_expired(now)
         if self.phase is not Phase.OPEN or now.mono_ns - self._told_ns < HEARTBEAT_S * NS:
             return
         self._told_ns = now.mono_ns
@@ -282,6 +301,7 @@ class Session:
             if not isinstance(op, str) or op not in CLIENT_OPS:
                 raise Refusal("unknown_op", f"`op` is one of {', '.join(sorted(CLIENT_OPS))}")
             target = None if op in SESSION_WIDE else parse_id(fields)
+            self._permit(op, fields)
             self._apply(op, target, fields)
         except Refusal as refusal:
             self._say_error(refusal, number if type(number) is int else None)
@@ -300,6 +320,18 @@ class Session:
             self._entries[target].ended = rule.track is Track.ENDED
         self._wake()
 
+    def _permit(self, op: str, fields: Mapping[str, Any]) -> None:
+        """Refuse what the role may not do; a session without a token gets nowhere by the table."""
+        wanted = [f"ws {op}"]
+        if op == "subscribe" and str(fields.get("from", "live")).startswith(("@", "bin/")):
+            wanted.append("ws subscribe past")
+        if "clock" in fields:
+            wanted.append("ws clock")
+        for what in wanted:
+            if self.principal is not None and not self.principal.may(what):
+                self._on_refused("forbidden", what)
+                raise Refusal("forbidden", f"the role {self.principal.role.value} may not {what.removeprefix('ws ')}")
+
     def _why_not(self, op: str, track: Track) -> Refusal:
         if self.phase is Phase.WAITING:
             return Refusal("unauthenticated", "send `auth` with a token first")
@@ -315,23 +347,39 @@ class Session:
         """The change of track is all."""
 
     def _check_token(self, _target: int | None, fields: Mapping[str, Any]) -> None:
+        """A token, the first or one before the last ends; of another user it would have his subscriptions."""
         token = fields.get("token")
         if not isinstance(token, str):
             raise Refusal("bad_field", "give `token`, a text")
-        if self._verify is not None and not self._verify(token):
-            self._refuse_all(Code.TOKEN, "bad_token", "the token was not accepted")
+        if self._guard is None:
+            return
+        try:
+            who = self._guard.admit(token, self._now.wall_ns)
+            if ended := self._guard.ended(who, self._now.wall_ns):
+                raise RefusedError(ended)
+        except RefusedError as error:
+            self._refuse_all(Code.TOKEN, error.code if error.code == "expired" else "bad_token", str(error), error.code)
+            return
+        if self.principal is not None and who.subject != self.principal.subject:
+            raise Refusal("another_user", "a session belongs to one user; open another one")
+        self.principal = who
 
     def _admit(self, target: int | None, fields: Mapping[str, Any]) -> None:
         self._check_token(target, fields)
-        if self.phase is Phase.WAITING:
+        if self.phase is Phase.WAITING and self.principal is not None:
             self.phase = Phase.OPEN
             self._welcome()
+
+    def _user(self) -> str:
+        """Whose clocks this session may share: those of the same user, or of the same machine without users."""
+        who = self.principal
+        return f"anonymous@{self._peer}" if who is None or who is LOCAL else who.subject
 
     def _subscribe(self, target: int | None, fields: Mapping[str, Any]) -> None:
         if len(self._entries) >= SUBSCRIPTIONS_MAX:
             raise Refusal("too_many", f"a connection carries at most {SUBSCRIPTIONS_MAX} subscriptions")
         request = parse_request(fields)
-        subscription = self._hub.open(request, self._now, self._wake, self._user)
+        subscription = self._hub.open(request, self._now, self._wake, self._user())
         for listeners in (subscription.channel.listeners, subscription.clock.listeners):
             listeners.add(self._wake)
         self._entries[request.id] = _Entry(subscription)
@@ -439,9 +487,21 @@ class Session:
         self._bucket -= 1
         return True
 
-    def _refuse_all(self, code: int, error: str, reason: str) -> None:
-        """An offence that ends the connection."""
+    def refuse(self, code: int, error: str, reason: str) -> None:
+        """The shell has seen an offence: say so and close."""
+        self._refuse_all(code, error, reason)
+
+    def _end_the_expired(self, now: Instant) -> None:
+        """A token that ended or was revoked ends its session, however busy."""
+        if self.phase is Phase.OPEN and self._guard is not None and self.principal is not None:
+            ended = self._guard.ended(self.principal, now.wall_ns)
+            if ended:
+                self._refuse_all(Code.TOKEN, ended, str(RefusedError(ended)))
+
+    def _refuse_all(self, code: int, error: str, reason: str, cause: str = "") -> None:
+        """An offence that ends the connection; `cause` is for the log where the client is told less."""
         if self.phase is not Phase.CLOSED:
+            self._on_refused(cause or error, "ws")
             self._apply("refuse", None, {"code": code, "reason": f"{error}: {reason}"})
 
     def _welcome(self) -> None:

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
+from weakref import WeakKeyDictionary
 
 from prometheus_client import generate_latest
 from websockets.asyncio.server import Server, ServerConnection
@@ -26,11 +27,13 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 from websockets.typing import Origin, Subprotocol
 
+from runtime.auth import Authority, Principal
 from runtime.errors import BarographError, PortTakenError
 from runtime.object_store import object_store_at
 from runtime.serving import ServingStore
 from ws_gateway import metrics
 from ws_gateway.channel import Instant
+from ws_gateway.door import Door, Knock, TurnedAwayError
 from ws_gateway.fanout import Hub
 from ws_gateway.library import Library
 from ws_gateway.outlet import WRITE_BYTES_MAX, Connection, Outlet, Outlets, clock
@@ -66,6 +69,15 @@ HANDSHAKE_S: Final = 10.0
 """Time for a client to send its opening request; a slow one only holds one socket."""
 
 
+FRAGMENTS_MAX: Final = 16
+"""Frames that one message may come in. Libraries send a control message in one. Empty frames have no size, so only
+their number keeps a client from filling our memory with them."""
+
+UNASKED_BYTES_MAX: Final = 1 << 20
+"""Bytes in the library's buffer above which a connection is cut: we stop sending at WRITE_BYTES_MAX, so what lies above
+it are answers to pings that the client does not read."""
+
+
 class Feeder(Protocol):
     """Where the hub gets its rows from."""
 
@@ -90,16 +102,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_bind(host: str) -> None:
+def check_bind(host: str, *, authenticated: bool = False) -> None:
     """Refuse to serve strangers without authentication.
 
     Raises:
-        BarographError: the address is not loopback.
+        BarographError: the address is not loopback, and authentication is off.
     """
-    if not is_loopback(host):
+    if not authenticated and not is_loopback(host):
         raise BarographError(
             f"the gateway does not bind {host} without authentication",
-            remedy="bind 127.0.0.1 and put an authenticating proxy in front, or use an SSH tunnel",
+            remedy="set BAROGRAPH_AUTH, or bind 127.0.0.1",
         )
 
 
@@ -112,6 +124,7 @@ class Gateway:
             browsers send none and are let in on loopback.
         library: what is older than the rings; None: nothing is.
         serving: gives the opening messages of a serving version or alias, None if there is none; may block.
+        authority: judge of tokens; None: authentication is off.
     """
 
     def __init__(
@@ -120,12 +133,15 @@ class Gateway:
         allowed_origins: Sequence[str] = (),
         library: Library | None = None,
         serving: Callable[[str], Opening | None] = lambda _name: None,
+        authority: Authority | None = None,
     ) -> None:
         self._serving, self._outlets = serving, Outlets()
         self.hub = Hub(library=library)
         self.feeder = feeder
+        self.door = Door(allowed_origins, authority)
         self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
         self._clients: set[_Client] = set()
+        self._admitted: WeakKeyDictionary[ServerConnection, Principal | None] = WeakKeyDictionary()
         self._draining = False
         self._failure: Exception | None = None
 
@@ -139,17 +155,17 @@ class Gateway:
         """Serve until `stop` is set, then say goodbye to everyone.
 
         Args:
-            host: loopback address to bind.
+            host: address to bind; loopback, unless authentication is on.
             port: port; 0 takes a free one.
             stop: set by the caller to end.
             on_ready: called with the port once connections are accepted.
 
         Raises:
-            BarographError: the address is not loopback.
+            BarographError: the address is not loopback, and authentication is off.
             PortTakenError: another process listens there.
             Exception: whatever ended the feeder, after the clients were told.
         """
-        check_bind(host)
+        check_bind(host, authenticated=self.door.authority is not None)
         try:
             server = await self._listen(host, port)
         except OSError as error:
@@ -196,8 +212,13 @@ class Gateway:
 
     def _answer(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
         """Plain HTTP on the gateway's port; None lets a WebSocket handshake go on."""
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
+        knock = _knock(connection, request, query)
         if path == PATH:
+            try:
+                self._admitted[connection] = self.door.knock(knock)
+            except TurnedAwayError as away:
+                return _turned_away(connection, away)
             offered = request.headers.get_all("Sec-WebSocket-Protocol")
             if not any(PROTOCOL in (p.strip() for p in line.split(",")) for line in offered):
                 return connection.respond(HTTPStatus.BAD_REQUEST, f"offer the subprotocol {PROTOCOL}\n")
@@ -208,6 +229,10 @@ class Gateway:
             good = self.feeder.ready and not self._draining
             return connection.respond(HTTPStatus.OK, "ready\n") if good else _not_ready(connection)
         if path == "/metrics":
+            try:
+                self.door.ask(knock, "GET /metrics")
+            except TurnedAwayError as away:
+                return _turned_away(connection, away)
             metrics.RING_BYTES.set(self.hub.budget.held_bytes)
             return connection.respond(HTTPStatus.OK, generate_latest().decode())
         return connection.respond(HTTPStatus.NOT_FOUND, f"nothing here; streams are at {PATH}\n")
@@ -218,7 +243,7 @@ class Gateway:
             metrics.CLOSED.labels(str(Code.POLICY)).inc()
             await connection.close(Code.POLICY, "there is no such serving version or alias")
             return
-        client = _Client(connection, self.hub, self._outlets, opening)
+        client = _Client(connection, self.hub, self._outlets, self.door, self._admitted.get(connection), opening)
         self._clients.add(client)
         metrics.OPENED.inc()
         metrics.CLIENTS.set(len(self._clients))
@@ -254,6 +279,23 @@ class Gateway:
                     await asyncio.sleep(0.02)
 
 
+def _knock(connection: ServerConnection, request: HttpRequest, query: str) -> Knock:
+    headers = request.headers
+    return Knock(
+        str((connection.remote_address or ("",))[0]),
+        tuple(headers.get_all("Origin")),
+        tuple(headers.get_all("Authorization")),
+        query,
+    )
+
+
+def _turned_away(connection: ServerConnection, away: TurnedAwayError) -> Response:
+    response = connection.respond(away.status, away.text)
+    if away.status is HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="barograph"'
+    return response
+
+
 def _not_ready(connection: ServerConnection) -> Response:
     return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
 
@@ -261,28 +303,76 @@ def _not_ready(connection: ServerConnection) -> Response:
 class _Client:
     """One connection: a reader, an outlet, and the watchdog over it."""
 
-    def __init__(self, connection: ServerConnection, hub: Hub, outlets: Outlets, opening: Opening = ()) -> None:
+    def __init__(
+        self,
+        connection: ServerConnection,
+        hub: Hub,
+        outlets: Outlets,
+        door: Door,
+        principal: Principal | None,
+        opening: Opening = (),
+    ) -> None:
         self.wake = Outlet(connection, outlets)
-        self._connection = connection
+        self._connection, self._door, self._counted = connection, door, principal
         peer = connection.remote_address
-        user = f"anonymous@{peer[0]}" if isinstance(peer, tuple) else "anonymous"
-        self.session = Session(hub, clock(), self.wake.set, user=user, opening=opening)
+        self._address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        guard, set_ = door.authority, self.wake.set
+        self.session = Session(hub, clock(), set_, guard, principal, self._note, self._address, opening)
         self.wake.open(self.session)
 
     async def run(self) -> None:
+        self._door.enter(self._counted)
         try:
-            async for message in self._connection:
-                self.session.receive(message, clock())
+            while (message := await self._receive()) is not None:
+                self._take(message)
                 self.wake.set()
+            self.session.refuse(Code.POLICY, "fragments", f"a message comes in at most {FRAGMENTS_MAX} pieces")
+            self.wake.set()
+            await self._connection.wait_closed()
         except ConnectionClosed:
             pass
         finally:
+            self._door.leave(self._counted)
             self.session.release()
             self.wake.close()
 
+    async def _receive(self) -> str | bytes | None:
+        """The next message; None for one that came in too many pieces."""
+        pieces: list[Any] = []
+        async for piece in self._connection.recv_streaming():
+            pieces.append(piece)
+            if len(pieces) > FRAGMENTS_MAX:
+                return None
+        whole: str | bytes = pieces[0][:0].join(pieces)
+        return whole
+
+    def _take(self, message: str | bytes) -> None:
+        """Count a message, hand it on, and count the user if it told who he is."""
+        who = self._counted
+        if self.session.closing is not None:
+            return
+        if who is not None and who.kind != "local":
+            limiter = self._door.limiter
+            if not (limiter.take("messages", who.subject) and limiter.take("bytes", who.subject, len(message))):
+                self.session.refuse(Code.POLICY, "rate_exceeded", "this user sends too much on all connections")
+                return
+        self.session.receive(message, clock())
+        if who is None and self.session.principal is not None:
+            self._door.leave(None)
+            full = self._door.full(self.session.principal)
+            self._counted = self.session.principal
+            self._door.enter(self._counted)
+            if full:
+                self.session.refuse(Code.POLICY, "sockets", "this user has too many connections")
+
+    def _note(self, reason: str, what: str) -> None:
+        who = self.session.principal if hasattr(self, "session") else None
+        self._door.note(reason, self._address, user=who.subject if who else "", wanted=what)
+
     def tick(self, now: Instant) -> None:
-        """Let time pass; cut the connection if its buffer has been full for too long."""
-        if self.wake.full_since_ns and now.mono_ns - self.wake.full_since_ns > BEHIND_S_MAX * 1e9:
+        """Let time pass; cut the connection if its buffer has been full for too long, or pongs pile up."""
+        stuck = self.wake.full_since_ns and now.mono_ns - self.wake.full_since_ns > BEHIND_S_MAX * 1e9
+        if stuck or self._connection.transport.get_write_buffer_size() > UNASKED_BYTES_MAX:
             metrics.ABORTED.inc()
             self._connection.transport.abort()
             return
@@ -299,6 +389,7 @@ async def serve(
     allowed_origins: Sequence[str],
     stop: asyncio.Event,
     on_ready: Callable[[int], None] = lambda _port: None,
+    authority: Authority | None = None,
 ) -> None:
     """Run a gateway over Kafka until `stop` is set; see `Gateway.run` for the arguments and errors.
 
@@ -321,6 +412,6 @@ async def serve(
 
     replays.start(loop)
     try:
-        await Gateway(feeder, allowed_origins, library, serving).run(host, port, stop, on_ready)
+        await Gateway(feeder, allowed_origins, library, serving, authority).run(host, port, stop, on_ready)
     finally:
         await asyncio.to_thread(replays.stop)

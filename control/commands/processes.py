@@ -19,6 +19,7 @@ from runtime.endpoints import Endpoints
 from runtime.errors import MissingServiceError, PortTakenError, UsageError
 from runtime.lifeline import watch_lifeline
 from runtime.object_store import object_store_at
+from runtime.serving import ServingStore
 from runtime.settings import Settings
 from runtime.tapes import Manifest, TapeStore
 from runtime.telemetry import serve_metrics
@@ -144,9 +145,11 @@ def gateway(
 
 
 async def _gateway(settings: Settings, out: Output) -> None:
+    from runtime.auth import open_authority
     from ws_gateway.server import serve
 
     stop, endpoints = asyncio.Event(), []
+    authority = open_authority(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
@@ -154,6 +157,8 @@ async def _gateway(settings: Settings, out: Output) -> None:
         address = f"ws://{settings.host}:{port}/v1/stream"
         endpoints.append(_published(settings, "gateway", address, out).__enter__())
 
+    if authority is not None:
+        authority.start()
     try:
         await serve(
             host=settings.host,
@@ -164,8 +169,11 @@ async def _gateway(settings: Settings, out: Output) -> None:
             allowed_origins=_origins(settings),
             stop=stop,
             on_ready=ready,
+            authority=authority,
         )
     finally:
+        if authority is not None:
+            authority.close()
         for endpoint in endpoints:
             endpoint.__exit__()
 
@@ -180,13 +188,26 @@ def api(
     import uvicorn
 
     from control.api import create_app
+    from control.api_guard import Trust
+    from runtime.auth import open_authority
 
     settings, out = options.settings(data_dir=data, host=host, api_port=port), Output(as_json)
-    if settings.host not in LOOPBACK:
-        raise UsageError(f"the api would answer everybody at {settings.host}", remedy="bind 127.0.0.1")
+    authority = open_authority(settings)
+    if authority is None and settings.host not in LOOPBACK:
+        raise UsageError(
+            f"the api would answer everybody at {settings.host}", remedy="set BAROGRAPH_AUTH, or bind 127.0.0.1"
+        )
+    if authority is not None:
+        authority.start()
     watch_lifeline()
     endpoints = Endpoints(settings.data_dir)
-    app = create_app(gateway_url=lambda: endpoints.find("gateway"), state=settings.state_location)
+    app = create_app(
+        gateway_url=lambda: endpoints.find("gateway"),
+        state=settings.state_location,
+        settings=settings,
+        trust=Trust(authority, frozenset({settings.host})),
+        serving=ServingStore(object_store_at(settings.state_location)),
+    )
     config = uvicorn.Config(app, settings.host, settings.api_port, log_config=None, access_log=False)
     try:
         listening = config.bind_socket()
@@ -231,12 +252,14 @@ def _find(settings: Settings, part: str) -> str:
 
 
 def _origins(settings: Settings) -> list[str]:
-    """Where the console may come from: the api of this folder, by its two loopback names."""
+    """Where the console may come from: the api of this folder, by its names, and what the settings allow."""
     ports = {settings.api_port}
     known = Endpoints(settings.data_dir).find("api")
     if known:
         ports.add(int(known.rpartition(":")[2]))
-    return [f"http://{host}:{port}" for port in sorted(ports) for host in ("127.0.0.1", "localhost")]
+    own = {"127.0.0.1", "localhost", settings.host} - {"0.0.0.0", "::"}
+    further = [origin for origin in settings.auth_origins.split(",") if origin]
+    return [*(f"http://{host}:{port}" for port in sorted(ports) for host in sorted(own)), *further]
 
 
 def until_signal() -> threading.Event:

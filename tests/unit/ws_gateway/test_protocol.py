@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.auth import Principal, RefusedError
+from runtime.auth_rules import Role
 from ws_gateway.frames import Kind
 from ws_gateway.protocol import (
     CLIENT_OPS,
@@ -271,29 +273,103 @@ def test_drain_says_bye_with_1012_and_when_to_come_back(world):
     assert world.drain(session) == []
 
 
+class Guard:
+    """Knows tokens that read `NAME ROLE`; the test says who has ended."""
+
+    def __init__(self):
+        self.gone = {}
+
+    def admit(self, token, now_ns):
+        name, _, role = token.partition(" ")
+        if role not in ("viewer", "trader", "admin"):
+            raise RefusedError("forged")
+        return Principal(name, Role(role), "key")
+
+    def ended(self, who, now_ns):
+        return self.gone.get(who.subject, "")
+
+
 def test_where_a_token_is_needed_nothing_comes_before_it(world):
-    session = world.session(verify=lambda token: token == "good")
+    session = world.session(guard=Guard())
     assert world.drain(session) == []
     assert world.subscribe(session)[-1]["code"] == "unauthenticated"
-    assert ops(world.say(session, op="auth", token="good")) == ["hello"]
+    assert ops(world.say(session, op="auth", token="ann viewer")) == ["hello"]
     assert session.phase is Phase.OPEN
+    assert session.principal.subject == "ann"
+
+
+def test_whoever_was_admitted_at_the_door_needs_no_more(world):
+    session = world.session(guard=Guard(), principal=Principal("ann", Role.VIEWER, "key"))
+    assert ops(world.drain(session)) == ["hello"]
 
 
 @pytest.mark.parametrize("phase", [Phase.WAITING, Phase.OPEN])
 def test_a_bad_token_closes_with_4003(world, phase):
-    session = world.session(verify=lambda token: token == "good")
+    noted = []
+    session = world.session(guard=Guard(), on_refused=lambda *what: noted.append(what))
     if phase is Phase.OPEN:
-        world.say(session, op="auth", token="good")
-    assert world.say(session, op="auth", token="bad")[-1]["code"] == Code.TOKEN
+        world.say(session, op="auth", token="ann viewer")
+    assert ops(world.say(session, op="auth", token="bad")) == ["bye"]
     assert session.closing.code == Code.TOKEN
+    assert noted == [("forged", "ws")]
+    assert "forged" not in session.closing.reason
 
 
 def test_no_token_in_time_closes(world):
-    session = world.session(verify=lambda _: True)
+    session = world.session(guard=Guard())
     session.tick(world.wait(4.9))
     assert session.closing is None
     session.tick(world.wait(0.2))
     assert session.closing.code == Code.POLICY
+
+
+@pytest.mark.parametrize("why", ["expired", "revoked", "unknown"])
+def test_a_token_that_ends_ends_its_session_within_a_tick(world, why):
+    guard = Guard()
+    session = world.session(guard=guard)
+    world.say(session, op="auth", token="ann viewer")
+    session.tick(world.wait(0.25))
+    assert session.closing is None
+    guard.gone["ann"] = why
+    session.tick(world.wait(0.25))
+    assert session.closing.code == Code.TOKEN
+
+
+def test_a_token_is_refreshed_in_band_by_the_same_user(world):
+    session = world.session(guard=Guard())
+    world.say(session, op="auth", token="ann viewer")
+    assert world.say(session, op="auth", token="ann trader") == []
+    assert session.principal.role is Role.TRADER
+    assert world.say(session, op="auth", token="bob admin")[-1]["code"] == "another_user"
+    assert session.principal.subject == "ann"
+    assert session.closing is None
+
+
+def test_a_token_that_has_ended_already_opens_nothing(world):
+    guard = Guard()
+    guard.gone["ann"] = "expired"
+    session = world.session(guard=guard)
+    assert ops(world.say(session, op="auth", token="ann viewer")) == ["bye"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"op": "subscribe", "from": "@5"}, {"op": "subscribe", "from": "bin/0"}, {"op": "subscribe", "clock": "c"},
+        {"op": "seek", "to": "@5"}, {"op": "step"}, {"op": "speed", "factor": 2},
+    ],
+)  # fmt: skip
+def test_viewers_do_not_replay(world, message):
+    noted = []
+    session = world.session(guard=Guard(), on_refused=lambda *what: noted.append(what))
+    world.say(session, op="auth", token="ann viewer")
+    asked = {"stream": "grid", "tape": "t1", "instrument": "GLBX.MDP3:ESH4"} if message["op"] == "subscribe" else {}
+    assert world.say(session, id=1, **asked, **message)[-1]["code"] == "forbidden"
+    assert noted[0][0] == "forbidden"
+    world.say(session, op="auth", token="ann trader")
+    assert all(
+        m.get("code") != "forbidden" for m in world.say(session, id=1, **asked, **message) if isinstance(m, dict)
+    )
 
 
 def test_release_lets_go_of_every_channel(world):
