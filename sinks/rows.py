@@ -125,14 +125,15 @@ def _derived_rows(entries: Sequence[Entry], columns: Sequence[Column]) -> pa.Tab
     names = [column.name for column in columns]
     if not batches:
         return pa.table([pa.array([], column.arrow_type) for column in columns], names=names)
-    widths = {batch.schema.remove_metadata() for batch in batches}
-    if len(widths) > 1:
+    if len({tuple(map(_width, batch.schema.types)) for batch in batches}) > 1:
         raise BadMessageError(entries[-1], "rows of two grid widths stand in one batch")
+    schemas = {batch.schema.remove_metadata() for batch in batches}
+    if len(schemas) > 1:  # another producer's, which may hold nulls
+        _refuse_nulls(entries)
+        batches = [batch.replace_schema_metadata(None).cast(batches[0].schema.remove_metadata()) for batch in batches]
     table = pa.Table.from_batches(batches).replace_schema_metadata(None).combine_chunks()
     if _has_nulls(table):
-        for entry in entries:
-            for batch in _decoded(entry):
-                _check_nulls(entry, batch)
+        _refuse_nulls(entries)
     return table
 
 
@@ -160,12 +161,17 @@ def _has_nulls(table: pa.Table) -> bool:
     return any(c.null_count or (pa.types.is_fixed_size_list(c.type) and c.flatten().null_count) for c in chunks)
 
 
-def _check_nulls(entry: Entry, batch: pa.RecordBatch) -> None:
+def _refuse_nulls(entries: Sequence[Entry]) -> None:
     """A missing value is its column's sentinel; a null would be stored as 0."""
-    for field, array in zip(batch.schema, batch.columns, strict=True):
-        inner = array.flatten().null_count if pa.types.is_fixed_size_list(field.type) else 0
-        if array.null_count or inner:
-            raise BadMessageError(entry, f"column {field.name} has nulls")
+    for entry in entries:
+        for batch in _decoded(entry):
+            for field, array in zip(batch.schema, batch.columns, strict=True):
+                if array.null_count or (_width(field.type) and array.flatten().null_count):
+                    raise BadMessageError(entry, f"column {field.name} has nulls")
+
+
+def _width(kind: pa.DataType) -> int:
+    return kind.list_size if pa.types.is_fixed_size_list(kind) else 0
 
 
 def _element(kind: pa.DataType) -> pa.DataType:

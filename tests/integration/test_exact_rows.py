@@ -165,6 +165,14 @@ DRIFT = {
 }
 
 
+def test_columns_that_might_hold_nulls_but_do_not_are_stored(url: str, client: Client) -> None:
+    """Another producer's Arrow says of every field that it may be null."""
+    ours, theirs = message("trades", arrow(good()), 5), pa.table({n: good().column(n) for n in good().column_names})
+    nullable = theirs.cast(pa.schema([f.with_nullable(True) for f in theirs.schema]))
+    write(url, "nullable", "trades", [ours, message("trades", arrow(nullable), 5, at=1)])
+    assert client.command("SELECT count() FROM trades WHERE tape = 'nullable'") == 10
+
+
 @pytest.mark.parametrize("drift", DRIFT)
 def test_schema_drift_is_refused_whole_in_one_sentence(url: str, client: Client, drift: str) -> None:
     """Good rows before and behind it in the batch are not stored either: a batch is all or nothing."""
