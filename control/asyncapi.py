@@ -109,6 +109,7 @@ SERVER_MESSAGES: Final[dict[str, Said]] = {
         {
             "protocol": {"const": protocol.PROTOCOL}, "version": {"const": 1}, "tapes": _NAMES,
             "lines": _NAMES_BY_TAPE, "instruments": _NAMES_BY_TAPE, "aliases": _OBJECT, "limits": _OBJECT,
+            "streams": _NAMES,
             "heartbeat_s": {"type": "number"},
         },
     ),

@@ -279,7 +279,7 @@ def test_subscriptions_on_one_clock_show_the_same_event_time(past):
     for seq in range(100):
         past.publish()
         past.publish_trades(seq)
-    a, b = past.session(user="me"), past.session(user="me")
+    a, b = past.session(peer="me"), past.session(peer="me")
     past.drain(a), past.drain(b)
     seen_a = past.subscribe(a, 1, fields=FIELDS, clock="c")
     seen_b = past.subscribe(b, 2, stream="trades", fields=["ts_ns", "sz"], clock="c")
@@ -306,7 +306,7 @@ def test_subscriptions_on_one_clock_show_the_same_event_time(past):
 
 def test_clocks_of_different_users_have_nothing_to_do_with_each_other(past):
     past.publish(30)
-    a, b = past.session(user="me"), past.session(user="you")
+    a, b = past.session(peer="me"), past.session(peer="you")
     past.drain(a), past.drain(b)
     past.subscribe(a, 1, fields=FIELDS, clock="c")
     past.subscribe(b, 1, fields=FIELDS, clock="c")
@@ -320,7 +320,7 @@ def test_a_step_on_a_shared_clock_moves_everyone(past):
     for seq in range(50):
         past.publish()
         past.publish_trades(seq)
-    session = past.session(user="me")
+    session = past.session(peer="me")
     past.drain(session)
     past.subscribe(session, 1, fields=FIELDS, clock="c")
     past.subscribe(session, 2, stream="trades", fields=["ts_ns"], clock="c")
