@@ -135,7 +135,8 @@ def _warm(watch: Watch) -> None:
 class Worker(faust.Worker):
     """Faust's worker, which leaves in time: an orderly end waits for the broker, and one that is away never answers.
 
-    When all services have ended, it waits another second for tasks that never end; these are cancelled at once.
+    When all services have ended, it waits a second for tasks that never end, then another for these to be cancelled; here
+    they are cancelled at once, and waited for only as long as that takes.
 
     Attributes:
         shells: the stages that it runs.
@@ -158,6 +159,10 @@ class Worker(faust.Worker):
     def _gather_all(self) -> None:
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
+
+    async def _sentinel_task(self) -> None:
+        if cancelled := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(cancelled, timeout=1.0)
 
 
 def _refuse_another_run(manifest: Manifest, line: str, theirs: str, ours: str) -> None:
