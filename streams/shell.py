@@ -258,7 +258,10 @@ class StageShell:
         loaded = {number: await self._aside(self.load, number) for number in partitions}
         lows = await self._source.log_starts(list(loaded))
         for number, owned in loaded.items():
-            self.refuse_trimmed(number, owned.offset, lows.get(number, 0))
+            low = lows.get(number, 0)
+            if owned.offset + 1 < low:  # this process may have stood still since it read; others went on, the log too
+                owned = loaded[number] = await self._aside(self.load, number)
+            self.refuse_trimmed(number, owned.offset, low)
         if generation != self._generation:
             return {}  # another assignment came meanwhile
         self._owned = loaded

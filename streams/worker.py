@@ -135,7 +135,7 @@ def _warm(watch: Watch) -> None:
 class Worker(faust.Worker):
     """Faust's worker, which leaves in time: an orderly end waits for the broker, and one that is away never answers.
 
-    When all services have ended, it waits a second for tasks that never end, then another for these to be cancelled; here
+    When all services have ended, it waits a second for tasks that never end, and another until they are cancelled. Here
     they are cancelled at once, and waited for only as long as that takes.
 
     Attributes:
