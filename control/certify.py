@@ -142,7 +142,7 @@ def _rows(manifest: Manifest, line: str, spec: TopicSpec, instrument: str, serve
         return
     columns = row_of(spec, manifest.lines[line].config)
     for placed in TopicReader(servers, manifest, line, spec, manifest.instruments[instrument].partition):
-        if placed.message.instrument == instrument:
+        if placed.message.instrument == instrument and not placed.deleted:
             yield decode_rows(placed.message.value, columns)
 
 

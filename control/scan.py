@@ -133,7 +133,7 @@ def scan_topic(
     on_progress: Callable[[int], None] = lambda _: None,
     until: Mapping[int, int] | None = None,
 ) -> TopicScan:
-    """Read a topic of a tape from its start to its present end, or to a root message.
+    """Read a topic of a tape from its start to its present end, or to a root message, without what was deleted of it.
 
     Args:
         bootstrap_servers: where the cluster is.
@@ -154,6 +154,8 @@ def scan_topic(
         if spec is topics.MBO:
             scan.inputs.append(PartitionInput(partition))
         for placed in reader:
+            if placed.deleted:
+                continue
             _count(scan, placed.message, row)
             if spec is topics.MBO:
                 _add_raw(scan, placed)

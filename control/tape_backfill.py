@@ -170,7 +170,10 @@ class Backfill:
             ids |= self._topics.apply(self.manifest.tape, line, self.manifest.partitions)
         filled = {topic for (topic, _), end in self._ends.items() if end > (0, 0)}
         records = {spec.name(self.manifest.tape, line) for spec, line, _ in self._lanes() if not spec.rooted}
-        restored = tuple(ids[name] for name in names if name in records & filled)
+        parts = range(self.manifest.partitions)
+        restored = {
+            ids[name]: tuple(self._ends[name, part][0] for part in parts) for name in names if name in records & filled
+        }
         made = replace(self.manifest, base=base, topic_ids=ids, state="open", restored=restored)
         self._admin.save(made)
         return made

@@ -9,6 +9,7 @@ means.
 import io
 import struct
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import fastavro
@@ -48,7 +49,13 @@ def encode_rows(table: Table, columns: Sequence[Column], metadata: Mapping[str, 
     """The table as an Arrow IPC stream; empty bytes for a table without rows."""
     if table_rows(table) == 0:
         return b""
-    return ArrowRows(columns, metadata).stream(table)
+    return _encoder(tuple(columns), tuple((metadata or {}).items())).stream(table)
+
+
+@lru_cache(32)
+def _encoder(columns: tuple[Column, ...], metadata: tuple[tuple[str, str], ...]) -> ArrowRows:
+    """The encoder of a kind of table; a process writes a handful of kinds."""
+    return ArrowRows(columns, dict(metadata))
 
 
 def decode_batches(value: bytes) -> list[pa.RecordBatch]:

@@ -48,6 +48,8 @@ class UndeclaredDeletionError(InputError):
 class TopicReader:
     """One partition of one topic of a tape, read from its start to its present end, repeats left out.
 
+    What was deleted on demand may still stand in the log; such a message comes with `deleted`, and is nobody's to use.
+
     Attributes:
         bootstrap_servers: Kafka.
         manifest: the tape.
@@ -88,7 +90,8 @@ class TopicReader:
             if self.seq_to is not None and seq > self.seq_to:
                 return
             if judge(self.sequence, message, seq, part, by_offset=self.spec.by_offset) is Verdict.ACCEPT:
-                yield Placed(message, seq, part)
+                gone = self.spec.rooted and self.manifest.deletes(self.partition, seq, message)
+                yield Placed(message, seq, part, gone)
 
 
 def place_of(message: Message, spec: TopicSpec, manifest: Manifest) -> Place:

@@ -124,8 +124,8 @@ class Manifest:
         topic_ids: topic → Kafka's id of it, so that a re-created topic is noticed.
         lines: line → who computes it.
         deletions: what was deleted of it, in the order in which that was asked for.
-        restored: ids of record topics that were filled again, each message at its old offset. Any other new topic of
-            records holds new ones from its first message on.
+        restored: ids of record topics that were filled again, each message at its old offset → up to which offset, for
+            every partition. Behind it, and in any other new topic of records, stand new ones.
     """
 
     tape: str
@@ -140,7 +140,7 @@ class Manifest:
     topic_ids: dict[str, str] = field(default_factory=dict)
     lines: dict[str, Line] = field(default_factory=dict)
     deletions: tuple[Deletion, ...] = ()
-    restored: tuple[str, ...] = ()
+    restored: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def deletes(self, partition: int, seq: int, message: Message) -> bool:
         """Whether a message, raw or derived, was deleted on demand."""
@@ -190,7 +190,7 @@ def manifest_from_json(text: str | bytes) -> Manifest:
     raw["instruments"] = {n: Instrument(**i) for n, i in raw["instruments"].items()}
     raw["lines"] = {n: Line(**line) for n, line in raw["lines"].items()}
     raw["deletions"] = tuple(Deletion(**d) for d in raw.get("deletions", ()))
-    raw["restored"] = tuple(raw.get("restored", ()))
+    raw["restored"] = {number: tuple(ends) for number, ends in raw.get("restored", {}).items()}
     return Manifest(**raw)
 
 

@@ -128,6 +128,15 @@ class Held:
     distinct: int
     highest: int
 
+    def with_another(self, other: "Held") -> "Held":
+        """With what a second object holds under the same place.
+
+        An object holds messages whole, so a second one is a copy, or a part of one that was damaged: how many of its
+        rows are new follows from the row numbers, which are 0 to `highest`.
+        """
+        highest = max(self.highest, other.highest)
+        return Held(self.rows + other.rows, min(self.distinct + other.distinct, highest + 1), highest)
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -306,12 +315,12 @@ def _in_lake(store: ObjectStore, lane: Lane, start: Place) -> _InLake:
         MissingServiceError: the lake is away.
     """
     for listing in range(LISTINGS):
-        out, places = _InLake(), list[pa.Table]()
+        out = _InLake()
         try:
             for item in objects_of(store, lane):
                 out.last = item.last if out.last is None else max(out.last, item.last)
                 if item.last >= start:
-                    _look_into(store, lane, item, out, places)
+                    _look_into(store, lane, item, out)
         except _VanishedError:
             if listing + 1 < LISTINGS:
                 continue
@@ -319,16 +328,12 @@ def _in_lake(store: ObjectStore, lane: Lane, start: Place) -> _InLake:
         except OSError as error:
             raise MissingServiceError(f"the lake does not answer ({error})", remedy="try again") from error
         break
-    if places:
-        grouped = pa.concat_tables(places).group_by(["seq", "part"])
-        counted = grouped.aggregate([("row", "count"), ("row", "count_distinct"), ("row", "max")])
-        out.held = _held(counted.select(["seq", "part", "row_count", "row_count_distinct", "row_max"]))
-        out.held = {place: held for place, held in out.held.items() if place >= start}
+    out.held = {place: held for place, held in out.held.items() if place >= start}
     return out
 
 
-def _look_into(store: ObjectStore, lane: Lane, item: ObjectRange, out: _InLake, places: list[pa.Table]) -> None:
-    """Add what one object holds; a damaged one is noted, and what it should hold is missing."""
+def _look_into(store: ObjectStore, lane: Lane, item: ObjectRange, out: _InLake) -> None:
+    """Add what one object holds, by message; a damaged one is noted, and what it should hold is missing."""
     data = store.get(item.name)
     if data is None:
         raise _VanishedError
@@ -338,7 +343,10 @@ def _look_into(store: ObjectStore, lane: Lane, item: ObjectRange, out: _InLake, 
         log.warning("%s", DamagedObjectError(item.name, str(error).splitlines()[0]))
         out.damaged.append(item.name)
         return
-    places.append(rows)
+    counted = rows.group_by(["seq", "part"]).aggregate([("row", "count"), ("row", "count_distinct"), ("row", "max")])
+    for place, held in _held(counted.select(["seq", "part", "row_count", "row_count_distinct", "row_max"])).items():
+        before = out.held.get(place)
+        out.held[place] = held if before is None else before.with_another(held)
     for seq, part, count in zip(*(index.column(n).to_pylist() for n in ("seq", "part", "rows")), strict=True):
         out.named[seq, part] = count
     if lane.table.raw:

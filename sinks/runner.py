@@ -302,7 +302,7 @@ class SinkRunner:
         topic_id = self._manifest.topic_ids.get(lane.topic, "")
         progress = store.load(lane) or Progress(seq=base, topic_id=topic_id)
         if progress.topic_id != topic_id:
-            progress = self._on_new_topic(progress, topic_id, record=table.record)
+            progress = self._on_new_topic(progress, topic_id, lane)
         if table.record:  # numbers and offsets go side by side as long as the topic is the same
             base = progress.seq - progress.offset
         where = f"{lane.topic}[{lane.partition}]"
@@ -315,19 +315,22 @@ class SinkRunner:
             Batcher(self._sink.limits),
         )
 
-    def _on_new_topic(self, progress: Progress, topic_id: str, *, record: bool) -> Progress:
+    def _on_new_topic(self, progress: Progress, topic_id: str, lane: Lane) -> Progress:
         """Where a lane goes on that was read from another topic.
 
         What descends from raw messages has the same numbers in every topic, and what comes again is dropped. Records
-        have the numbers that their topic gave them. Unless it was filled again as it was, a new one holds others: they
-        get the numbers after all that may be stored, or they would pass for those of the old topic.
+        have the numbers that their topic gave them. What a new one holds behind the part that was filled again as it
+        was are others: they get the numbers after all that may be stored, or they would pass for those of the old
+        topic, of which this sink may have stored more than the lake that the new one was filled from.
         """
-        if not record:
+        if not lane.table.record:
             return replace(progress, offset=0, topic_id=topic_id)
-        if topic_id in self._manifest.restored:
-            return replace(progress, topic_id=topic_id)
+        filled = self._manifest.restored.get(topic_id, ())
+        known = filled[lane.partition] if filled else 0
         seq = progress.plan[1][0] + 1 if progress.plan else progress.seq
-        return replace(progress, offset=0, topic_id=topic_id, seq=seq, part=0, plan=None)
+        if progress.offset + seq - progress.seq <= known:
+            return replace(progress, topic_id=topic_id)
+        return replace(progress, offset=min(progress.offset, known), topic_id=topic_id, seq=seq, part=0, plan=None)
 
     def _write(self, state: _LaneState, store: ProgressStore, stop: Event) -> None:
         """Write what a lane holds, so that a crash at any point is mended by doing the same again."""

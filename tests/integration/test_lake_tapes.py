@@ -410,8 +410,9 @@ def test_the_service_tells_waiting_from_missing_and_looks_at_everything_now_and_
     watch = Reconciler(place.settings, place.servers, place.store_url, OUT)
 
     def look(now_s: float) -> TapeWatch:
-        return next(one for one in watch.look(None, None, now_s) if one.tape == "watched")
+        return watch.look("watched", None, now_s)[0]
 
+    assert "watched" in {one.tape for one in watch.look(None, None, 9_990.0)}, "without a name, every tape"
     one = look(10_000.0)
     assert one.report is not None
     assert (one.report.missing, one.report.duplicate) == (0, 0)

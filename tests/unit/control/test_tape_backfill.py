@@ -87,7 +87,7 @@ def test_topics_of_records_stay_as_they_are(tmp_path: Path, topics: Topics) -> N
     assert {message.topic for message in topics.sent} == set(rooted("t1"))
     known = TapeStore(LocalObjectStore(tmp_path / "state")).require("t1")
     assert known.topic_ids == {name: f"old-{name}" if name in RECORDS else f"new-{name}" for name in of_tape("t1")}
-    assert known.restored == ()
+    assert known.restored == {}
 
 
 def test_topics_of_records_that_are_gone_are_made_empty(tmp_path: Path, topics: Topics) -> None:
@@ -96,7 +96,7 @@ def test_topics_of_records_that_are_gone_are_made_empty(tmp_path: Path, topics: 
     assert {message.topic for message in topics.sent} == set(rooted("t1"))
     known = TapeStore(LocalObjectStore(tmp_path / "state")).require("t1")
     assert known.topic_ids == {name: f"new-{name}" for name in of_tape("t1")}
-    assert known.restored == (), "nothing was put into them, so what comes there is new"
+    assert known.restored == {}, "nothing was put into them, so what comes there is new"
 
 
 def test_the_place_of_a_deleted_end_is_an_end_and_of_other_raw_messages_a_clock() -> None:

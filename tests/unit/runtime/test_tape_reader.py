@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from control.scan import scan_topic
 from runtime import lake_format, tape_reader
 from runtime.errors import BarographError, InputError
 from runtime.lake_format import DamagedObjectError, all_objects, folder, objects
 from runtime.object_store import LocalObjectStore
 from runtime.sequence import HoleError, Placed
-from runtime.tape_reader import TapeReader, reader_at
+from runtime.tape_reader import TapeReader, TopicReader, reader_at
+from runtime.tapes import Deletion
 from schemas.message import Message
 from schemas.names import parse_cursor
 from schemas.topics import BINS, MBO
@@ -241,6 +243,20 @@ def test_objects_that_were_joined_while_they_were_read_are_read_once(tmp_path: P
         lake.put(item.name, wide.get(item.name) or b"")
     assert list(TapeReader(TAPE, "main", BINS, 0, lake=lake)) == wanted(made, BINS)
     assert [item.name for item in objects(lake, prefix)] == [item.name for item in joined]
+
+
+def test_what_was_deleted_is_marked_by_every_reader_and_left_out_of_certificates(logs: dict[str, Log]) -> None:
+    made = make_tape(seed=5, blocks=25)
+    narrow = replace(TAPE.lines["main"], config={"radius": 2})
+    gone = replace(TAPE, lines={"main": narrow}, deletions=(Deletion("X:A", 0, 3, 17),))
+    for spec in STREAMS:
+        logs[spec.name("t1", "main")] = Log(made.topics[spec.name("t1", "main")])
+        marked = [(p.seq, p.part) for p in TopicReader("a:1", gone, "main", spec, 0) if p.deleted]
+        named = [p for p in wanted(made, spec) if p.message.instrument == "X:A" and 3 <= p.seq <= 17]
+        assert marked == [(p.seq, p.part) for p in named] != []
+        left = scan_topic("a:1", gone, "main", spec)
+        assert left.messages == len(wanted(made, spec)) - len(named)
+        assert left.value_bytes == sum(len(p.message.value) for p in wanted(made, spec) if p not in named)
 
 
 def test_a_damaged_object_is_one_sentence(tmp_path: Path) -> None:

@@ -371,10 +371,23 @@ def test_records_of_a_topic_that_was_filled_again_keep_their_numbers(tmp_path: P
     before = gaps_of(kept)
     more = replace(made.topics["t1.gaps.v1"][0], offset=14)
     made.topics["t1.gaps.v1"].append(more)
-    renewed = replace(TAPE, topic_ids={"t1.gaps.v1": "another"}, restored=("another",))
+    renewed = replace(TAPE, topic_ids={"t1.gaps.v1": "another"}, restored={"another": (14,)})
     for _ in range(2):
         assert serve_records(renewed, made, kept, state).drained(INSTRUMENTS)
         assert gaps_of(kept) == [*before, (14, more.value)]
+
+
+def test_records_behind_a_filled_part_that_is_shorter_than_what_is_stored_are_new(tmp_path: Path) -> None:
+    made = Made({**make_tape().topics, **make_records().topics})
+    kept, state = dict[str, Batch](), LocalObjectStore(tmp_path)
+    serve_records(TAPE, made, kept, state)
+    before, topic = gaps_of(kept), "t1.gaps.v1"
+    fresh = [replace(m, value=m.value + b"\0") for m in made.topics[topic][11:13]]
+    made.topics[topic] = made.topics[topic][:11] + fresh  # the lake had 11 when the broker was lost
+    renewed = replace(TAPE, topic_ids={topic: "another"}, restored={"another": (11,)})
+    for _ in range(2):
+        assert serve_records(renewed, made, kept, state).drained(INSTRUMENTS)
+        assert gaps_of(kept) == [*before, *((14 + at, m.value) for at, m in enumerate(fresh))]
 
 
 def test_records_have_their_offset_as_number_whatever_the_base_is(tmp_path: Path) -> None:
