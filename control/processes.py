@@ -38,6 +38,6 @@ def serving(settings: Settings, servers: str) -> list[tuple[str, str, tuple[str,
         *("gateway", "--host", host, "--port", str(gateway_port), "--bootstrap-servers", servers), settings=settings
     )
     return [
-        ("api", f"http://{host}:{api_port}", api),
-        ("gateway", f"ws://{host}:{gateway_port}/v1/stream", gateway),
+        ("api", f"{settings.api_scheme}://{host}:{api_port}", api),
+        ("gateway", f"{settings.gateway_scheme}://{host}:{gateway_port}/v1/stream", gateway),
     ]

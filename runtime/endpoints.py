@@ -5,6 +5,7 @@ one looks it up; an address whose process is gone is not given out. Writers take
 """
 
 import fcntl
+import ipaddress
 import json
 import os
 from collections.abc import Iterator
@@ -63,6 +64,16 @@ class Endpoints:
             entries = self._read()
             yield entries
             self._store.put(FILE, json.dumps(entries, indent=2).encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _alive(pid: int) -> bool:

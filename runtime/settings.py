@@ -74,6 +74,10 @@ class Settings(BaseSettings):
         pattern=r"^(https?://[^\s,/]+(,https?://[^\s,/]+)*)?$",
         description="further web origins whose pages may connect, https://desk.example,…; the console's own is known",
     )
+    tls_cert: str = Field(
+        default="", description="PEM file of the certificate, with its chain, of gateway and api; empty: no TLS"
+    )
+    tls_key: str = Field(default="", description="PEM file of its private key, without a passphrase")
     gateway_port: int = Field(default=8761, ge=0, le=65535, description="port of the WebSocket gateway; 0: a free one")
     api_port: int = Field(default=8760, ge=0, le=65535, description="port of api and console; 0: a free one")
     token: SecretStr = Field(
@@ -93,6 +97,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe message that is logged"
     )
+
+    @property
+    def api_scheme(self) -> str:
+        """How the address of the api begins."""
+        return "https" if self.tls_cert else "http"
+
+    @property
+    def gateway_scheme(self) -> str:
+        """How the address of the gateway begins."""
+        return "wss" if self.tls_cert else "ws"
 
     @property
     def lake_location(self) -> str:

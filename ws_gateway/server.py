@@ -8,13 +8,13 @@ On the same port, by GET: `/health`, `/ready`, `/metrics`. Anything else but `/v
 """
 
 import asyncio
-import ipaddress
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs
 from weakref import WeakKeyDictionary
@@ -28,6 +28,7 @@ from websockets.http11 import Response
 from websockets.typing import Origin, Subprotocol
 
 from runtime.auth import Authority, Principal
+from runtime.endpoints import is_loopback
 from runtime.errors import BarographError, PortTakenError
 from runtime.object_store import object_store_at
 from runtime.serving import ServingStore
@@ -92,16 +93,6 @@ class Feeder(Protocol):
         """End, and wait until it has."""
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address can only be reached from this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def check_bind(host: str, *, authenticated: bool = False) -> None:
     """Refuse to serve strangers without authentication.
 
@@ -151,6 +142,7 @@ class Gateway:
         port: int,
         stop: asyncio.Event,
         on_ready: Callable[[int], None] = lambda _port: None,
+        tls: SSLContext | None = None,
     ) -> None:
         """Serve until `stop` is set, then say goodbye to everyone.
 
@@ -159,6 +151,7 @@ class Gateway:
             port: port; 0 takes a free one.
             stop: set by the caller to end.
             on_ready: called with the port once connections are accepted.
+            tls: context with a certificate; None: plain TCP.
 
         Raises:
             BarographError: the address is not loopback, and authentication is off.
@@ -167,7 +160,7 @@ class Gateway:
         """
         check_bind(host, authenticated=self.door.authority is not None)
         try:
-            server = await self._listen(host, port)
+            server = await self._listen(host, port, tls)
         except OSError as error:
             raise PortTakenError(host, port) from error
 
@@ -189,11 +182,12 @@ class Gateway:
         if self._failure is not None:
             raise self._failure
 
-    async def _listen(self, host: str, port: int) -> Server:
+    async def _listen(self, host: str, port: int, tls: SSLContext | None) -> Server:
         return await listen(
             self._serve_client,
             host,
             port,
+            ssl=tls,
             process_request=self._answer,
             origins=self._origins,
             subprotocols=[Subprotocol(PROTOCOL)],
@@ -390,6 +384,7 @@ async def serve(
     stop: asyncio.Event,
     on_ready: Callable[[int], None] = lambda _port: None,
     authority: Authority | None = None,
+    tls: SSLContext | None = None,
 ) -> None:
     """Run a gateway over Kafka until `stop` is set; see `Gateway.run` for the arguments and errors.
 
@@ -412,6 +407,6 @@ async def serve(
 
     replays.start(loop)
     try:
-        await Gateway(feeder, allowed_origins, library, serving, authority).run(host, port, stop, on_ready)
+        await Gateway(feeder, allowed_origins, library, serving, authority).run(host, port, stop, on_ready, tls)
     finally:
         await asyncio.to_thread(replays.stop)

@@ -15,7 +15,7 @@ import typer
 from control import options
 from control.claims import worker_slot
 from control.output import Output
-from runtime.endpoints import Endpoints
+from runtime.endpoints import Endpoints, is_loopback
 from runtime.errors import MissingServiceError, PortTakenError, UsageError
 from runtime.lifeline import watch_lifeline
 from runtime.object_store import object_store_at
@@ -23,8 +23,6 @@ from runtime.serving import ServingStore
 from runtime.settings import Settings
 from runtime.tapes import Manifest, TapeStore
 from runtime.telemetry import serve_metrics
-
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def register(app: typer.Typer) -> None:
@@ -146,19 +144,21 @@ def gateway(
 
 async def _gateway(settings: Settings, out: Output) -> None:
     from runtime.auth import open_authority
+    from runtime.tls import open_tls
     from ws_gateway.server import serve
 
     stop, endpoints = asyncio.Event(), []
-    authority = open_authority(settings)
+    authority, tls = open_authority(settings), open_tls(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     def ready(port: int) -> None:
-        address = f"ws://{settings.host}:{port}/v1/stream"
+        address = f"{settings.gateway_scheme}://{settings.host}:{port}/v1/stream"
         endpoints.append(_published(settings, "gateway", address, out).__enter__())
 
-    if authority is not None:
-        authority.start()
+    watchers = [part for part in (authority, tls) if part is not None]
+    for part in watchers:
+        part.start()
     try:
         await serve(
             host=settings.host,
@@ -170,10 +170,11 @@ async def _gateway(settings: Settings, out: Output) -> None:
             stop=stop,
             on_ready=ready,
             authority=authority,
+            tls=None if tls is None else tls.context,
         )
     finally:
-        if authority is not None:
-            authority.close()
+        for part in watchers:
+            part.close()
         for endpoint in endpoints:
             endpoint.__exit__()
 
@@ -190,15 +191,17 @@ def api(
     from control.api import create_app
     from control.api_guard import Trust
     from runtime.auth import open_authority
+    from runtime.tls import open_tls
 
     settings, out = options.settings(data_dir=data, host=host, api_port=port), Output(as_json)
-    authority = open_authority(settings)
-    if authority is None and settings.host not in LOOPBACK:
+    authority, tls = open_authority(settings), open_tls(settings)
+    if authority is None and not is_loopback(settings.host):
         raise UsageError(
             f"the api would answer everybody at {settings.host}", remedy="set BAROGRAPH_AUTH, or bind 127.0.0.1"
         )
-    if authority is not None:
-        authority.start()
+    for part in (authority, tls):
+        if part is not None:
+            part.start()
     watch_lifeline()
     endpoints = Endpoints(settings.data_dir)
     app = create_app(
@@ -213,7 +216,10 @@ def api(
         listening = config.bind_socket()
     except SystemExit as error:
         raise PortTakenError(settings.host, settings.api_port) from error
-    address = f"http://{settings.host}:{listening.getsockname()[1]}"
+    config.load()
+    config.ssl = None if tls is None else tls.context
+    listening.listen(config.backlog)  # whoever reads the address may connect at once
+    address = f"{settings.api_scheme}://{settings.host}:{listening.getsockname()[1]}"
     with _published(settings, "api", address, out):
         uvicorn.Server(config).run([listening])
 
@@ -259,7 +265,8 @@ def _origins(settings: Settings) -> list[str]:
         ports.add(int(known.rpartition(":")[2]))
     own = {"127.0.0.1", "localhost", settings.host} - {"0.0.0.0", "::"}
     further = [origin for origin in settings.auth_origins.split(",") if origin]
-    return [*(f"http://{host}:{port}" for port in sorted(ports) for host in sorted(own)), *further]
+    scheme = settings.api_scheme
+    return [*(f"{scheme}://{host}:{port}" for port in sorted(ports) for host in sorted(own)), *further]
 
 
 def until_signal() -> threading.Event:

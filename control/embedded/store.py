@@ -28,14 +28,13 @@ import uvicorn
 
 from control.embedded.store_engine import StoreEngine
 from control.embedded.store_http import CheckLogin, make_app
+from runtime.endpoints import is_loopback
 from runtime.errors import MissingServiceError, PortTakenError, UsageError
 
 log = logging.getLogger(__name__)
 
 FOLDER: Final = "store"
 """The store's folder within the data folder. Nothing is written outside of it."""
-
-LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 ANSWER_S: Final = 3.0
 """How long statements that have begun may run on after the signal to leave; then they are cancelled and their clients
@@ -75,7 +74,7 @@ class EmbeddedStore:
         check_login: CheckLogin | None = None,
         reader_at: str = "",
     ) -> None:
-        if check_login is None and host not in LOOPBACK:
+        if check_login is None and not is_loopback(host):
             raise UsageError(f"the store would answer everybody at {host}", remedy="bind 127.0.0.1, or set a password")
         self.folder = data_dir / FOLDER
         self.host = host
