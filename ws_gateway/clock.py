@@ -29,13 +29,15 @@ class ReplayClock:
         shown_ns: event time of the newest row that went out since; NEVER before the first.
         target, turn: where the last seek led, and how many there were.
         shared: whether it has a name, so that others may be on it.
+        owner: whose it is; empty where nobody else can be on it.
         listeners: called when something changed.
     """
 
-    def __init__(self, *, shared: bool = False) -> None:
+    def __init__(self, *, shared: bool = False, owner: str = "") -> None:
         self.factor: float | None = None
         self.paused = False
         self.shared = shared
+        self.owner = owner
         self.target: Start | None = None
         self.turn = 0
         self.listeners: set[Callable[[], None]] = set()

@@ -129,7 +129,7 @@ class Hub:
             return ReplayClock()
         clock = self._clocks.get((user, name))
         if clock is None:
-            clock = self._clocks[user, name] = ReplayClock(shared=True)
+            clock = self._clocks[user, name] = ReplayClock(shared=True, owner=user)
         return clock
 
     def may_be_stale(self, channel: Channel) -> bool:

@@ -147,7 +147,9 @@ class Outlet:
             return 0, 0, 0
         for _ in range(TURN_MESSAGES):
             if transport.get_write_buffer_size() > WRITE_BYTES_MAX:
-                self.full_since_ns = self.full_since_ns or now.mono_ns
+                if not self.full_since_ns:
+                    self.full_since_ns = now.mono_ns
+                    session.rest()
                 return data, control, sent
             self.full_since_ns = 0
             message = session.next_parts(now)

@@ -136,6 +136,9 @@ or PAUSED, its action saw to it; a seek to live resumes.
 """
 
 SESSION_WIDE: Final = frozenset({"auth", "late", "refuse", "drain"})
+CLOCK_OPS: Final = frozenset({"pause", "resume", "step", "seek", "speed"})
+"""Operations that move everyone on the subscription's clock."""
+
 CLIENT_OPS: Final = frozenset({"auth", "subscribe", "unsubscribe", "pause", "resume", "step", "seek", "speed"})
 
 
@@ -287,6 +290,11 @@ class Session:
         running = (e.subscription.due_ns() for e in self._entries.values() if not e.ended)
         return min((due for due in running if due), default=0)
 
+    def rest(self) -> None:
+        """Nothing can be sent for now: hold no more than places."""
+        for entry in self._entries.values():
+            entry.subscription.reading.rest()
+
     def release(self) -> None:
         """The connection is gone: let go of every channel."""
         self.phase = Phase.CLOSED
@@ -321,19 +329,27 @@ class Session:
         self._wake()
 
     def _permit(self, op: str, fields: Mapping[str, Any]) -> None:
-        """Refuse what the role may not do; a session without a token gets nowhere by the table."""
+        """Refuse what the role may not do; a session without a token gets nowhere by the table.
+
+        A clock with a name is a user's, and moving it takes what having it takes, also if the role became less since.
+        """
         wanted = [f"ws {op}"]
         if op == "subscribe" and str(fields.get("from", "live")).startswith(("@", "bin/")):
             wanted.append("ws subscribe past")
-        if "clock" in fields:
+        number = fields.get("id")
+        entry = self._entries.get(number) if op != "subscribe" and type(number) is int else None
+        moves_others = op in CLOCK_OPS and entry is not None and entry.subscription.clock.shared
+        if "clock" in fields or moves_others:
             wanted.append("ws clock")
+        owner = entry.subscription.clock.owner if moves_others and entry is not None else None
         for what in wanted:
-            if self.principal is not None and not self.principal.may(what):
+            if self.principal is not None and not self.principal.may(what, owner):
                 self._on_refused("forbidden", what)
                 raise Refusal("forbidden", f"the role {self.principal.role.value} may not {what.removeprefix('ws ')}")
 
     def _why_not(self, op: str, track: Track) -> Refusal:
         if self.phase is Phase.WAITING:
+            self._on_refused("unauthenticated", f"ws {op}")
             return Refusal("unauthenticated", "send `auth` with a token first")
         if op == "subscribe":
             return Refusal("duplicate_id", "this id is in use on this connection; unsubscribe it or take another")
@@ -361,6 +377,7 @@ class Session:
             self._refuse_all(Code.TOKEN, error.code if error.code == "expired" else "bad_token", str(error), error.code)
             return
         if self.principal is not None and who.subject != self.principal.subject:
+            self._on_refused("another_user", "ws auth")
             raise Refusal("another_user", "a session belongs to one user; open another one")
         self.principal = who
 

@@ -118,6 +118,18 @@ class Reading:
         self._fresh = False
         self._step_over(piece, piece.stop)
 
+    def rest(self) -> None:
+        """Hold nothing while the client takes nothing: a segment may be as large as the largest message.
+
+        It is asked for again when there is room; so what waiting clients have in memory is what the library keeps.
+        """
+        segment = self._segment
+        if segment is None or self.next is None or segment.ended:
+            return
+        told = segment.missing is None or self.next[:2] >= segment.missing.until
+        if told and not self.missing:
+            self._segment = None
+
     def only_newest(self) -> Block | None:
         """The newest block, if it is one row and that is the next one, with nothing missing before it."""
         channel, number = self._channel, self.number

@@ -356,6 +356,8 @@ class Subscription:
 
     def _at_end(self, now: Instant, notices: tuple[dict[str, Any], ...]) -> Pulled:
         """Nothing to send: because the tape ended, or for now."""
+        if self.paused:
+            self.reading.rest()
         if not self.reading.ended or self.paused or self.reading.peek(now.mono_ns) is not None:
             return Pulled(notices=notices)
         if self._digested:

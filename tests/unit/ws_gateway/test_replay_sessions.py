@@ -334,6 +334,49 @@ def test_a_step_on_a_shared_clock_moves_everyone(past):
     assert times[-1] <= 13 * CELL_NS
 
 
+def test_who_waits_holds_no_segment_and_gets_every_row_all_the_same(past):
+    """A message may be 8 MiB; clients that take nothing must not keep one each."""
+    past.archive.size = 100
+    past.publish(200)
+    session = past.session()
+    asked = {"stream": "grid", "tape": TAPE, "instrument": INSTRUMENT, "from": "bin/0", "fields": FIELDS}
+    session.receive(json.dumps({"op": "subscribe", "id": 1, "policy": "lossless", **asked}), past.now)
+    seen, held = [], []
+    for _ in range(20):
+        seen += past.drain(session, 1)
+        reading = session._entries[1].subscription.reading
+        held.append(reading._segment is not None)
+        session.rest()
+        assert reading._segment is None
+    assert any(held)
+    assert rows_of(seen) == list(range(200))
+    assert told(seen, "gap") == []
+
+
+def test_a_gap_before_a_segment_is_told_once_though_its_reader_rested(past):
+    past.publish(60)
+    past.archive.kept_from = 20
+    session = past.session()
+    seen = past.subscribe(session, **{"from": cursor(3), "fields": FIELDS})
+    for _ in range(50):
+        session.rest()
+        seen += past.drain(session, 1)
+    assert len(told(seen, "gap")) == 1
+    assert rows_of(seen) == list(range(20, 60))
+
+
+def test_a_paused_replay_holds_no_segment(past):
+    past.publish(60)
+    session = past.session()
+    seen = past.subscribe(session, fields=FIELDS)
+    past.say(session, op="pause", id=1)
+    seen += past.say(session, op="seek", id=1, to="bin/2")
+    assert session._entries[1].subscription.reading.number is None
+    assert session._entries[1].subscription.reading._segment is None
+    seen += past.say(session, op="step", id=1, bins=3)
+    assert rows_of(seen) == [59, 2, 3, 4, 5]
+
+
 def test_digests_are_those_of_the_frames_since_the_last_one(past):
     past.publish(5)
     session = past.session()
