@@ -39,6 +39,10 @@ HEADER: Final = struct.Struct("<BBHIQII")
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Payload of kind 3: Arrow's own end-of-stream marker."""
 
+TEXT_FRAME: Final = b"\x81"
+BINARY_FRAME: Final = b"\x82"
+"""First byte of a WebSocket frame that is a whole message."""
+
 U32_MAX: Final = (1 << 32) - 1
 
 ROWS_MAX: Final = 64
@@ -79,6 +83,18 @@ class Flag(IntFlag):
 def pack_header(kind: Kind, flags: Flag, subscription: int, number: int, left_out: int, age_us: int) -> bytes:
     """The 24 bytes before a payload; counts beyond 32 bits are shown as the largest."""
     return HEADER.pack(VERSION, kind, flags, subscription, number, min(left_out, U32_MAX), max(0, min(age_us, U32_MAX)))
+
+
+def frame_start(first: bytes, length: int) -> bytes:
+    """What comes before a message's bytes in a WebSocket frame of a server (RFC 6455 section 5.2): 2, 4 or 10 bytes.
+
+    Ours are whole messages, never masked and never compressed.
+    """
+    if length < 126:
+        return first + length.to_bytes(1, "big")
+    if length < 65_536:
+        return first + b"\x7e" + length.to_bytes(2, "big")
+    return first + b"\x7f" + length.to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +249,6 @@ class Frame:
         return self._hash
 
 
-class Newest(NamedTuple):
-    """The frame of a block of one row, and that row's event time, ns."""
-
-    block: Block
-    frame: Frame
-    t_ns: int
-
-
 class _TextRows:
     """Tables with texts to Arrow: what `schemas.columns.ArrowRows` is for columns of fixed width."""
 
@@ -288,23 +296,11 @@ class Encoder:
         self.schema: pa.Schema = self._arrow.schema
         self.schema_frame = Frame(self.schema.serialize().to_pybytes())
         self.encoded = 0
-        self._newest: Newest | None = None
         self._cache: OrderedDict[tuple[int, ...], Frame] = OrderedDict()
         self._cache_bytes = 0
 
     def _metadata(self) -> dict[str, str]:
         return {"stream": self.layout.stream, "radius": str(self.layout.radius)}
-
-    def newest(self, block: Block) -> Newest:
-        """The frame of a block of one row; a thousand readers ask for the same one in a row.
-
-        Raises:
-            SchemaChangedError: it is not what was agreed.
-        """
-        known = self._newest
-        if known is None or known.block is not block:
-            known = self._newest = Newest(block, self.frame([Piece(block, 0, 1)]), int(block.times[0]))
-        return known
 
     def frame(self, pieces: Sequence[Piece]) -> Frame:
         """The record batch of some rows in order.

@@ -30,6 +30,11 @@ class Reading:
         failure: why it cannot go on.
     """
 
+    __slots__ = (
+        "_channel", "_filter", "_fresh", "_index", "_library", "_segment", "_tape_id", "_told", "_wake", "failure",
+        "missing", "next", "number",
+    )  # fmt: skip
+
     def __init__(self, channel: Channel, tape_id: str, library: Library | None, wake: Callable[[], None]) -> None:
         self.number: int | None = 0
         self.next: Row | None = None
@@ -130,24 +135,20 @@ class Reading:
         if told and not self.missing:
             self._segment = None
 
-    def only_newest(self) -> Block | None:
-        """The newest block, if it is one row and that is the next one, with nothing missing before it."""
-        channel, number = self._channel, self.number
-        if number is None or number != channel.ring.newest_start or channel.ring.next_row != number + 1:
-            return None
-        block = channel.ring.newest
-        if block is None or self._filter is not None or self.missing:
-            return None
-        if self.next is not None and (block.seq, block.part, 0) < self.next:
-            return None
-        if channel.gaps and channel.gaps[-1][0] >= self._told:
-            return None
-        return block
+    @property
+    def at_edge(self) -> bool:
+        """Whether everything that is there was taken and told, and whatever comes is next."""
+        channel, ring = self._channel, self._channel.ring
+        if self.number != ring.next_row or self._filter is not None or self.missing or self.failure is not None:
+            return False
+        newest = ring.newest
+        known = (-1, 0, 0) if newest is None else (*newest.place, newest.rows)
+        return (self.next is None or self.next <= known) and not (channel.gaps and channel.gaps[-1][0] >= self._told)
 
-    def took(self, block: Block) -> None:
-        """The block that `only_newest` gave was sent."""
-        self.number = self._told = self._channel.ring.next_row
-        self.next, self._fresh = (block.seq, block.part, 1), False
+    def follow(self, number: int, block: Block) -> None:
+        """Everything up to before a number was sent, a block last."""
+        self.number = self._told = number
+        self.next, self._fresh = (*block.place, block.rows), False
 
     def jump(self) -> int:
         """Leave out everything but the newest row of the ring; how many rows that were. Only in the ring."""

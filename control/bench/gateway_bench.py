@@ -199,6 +199,8 @@ class Fanout:
             port = server.getsockname()[1]
             readers.ask("connect", port=port, count=self.clients, subscribe=None)
             sockets = [server.accept()[0] for _ in range(self.clients)]
+            for sock in sockets:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             begin = process_time_ns()
             for number, message in enumerate(data, 1):
                 for sock in sockets:

@@ -226,7 +226,7 @@ def test_encoders_go_with_their_last_subscription(world):
     assert len(channel.encoders) == 1
     world.say(session, op="unsubscribe", id=1)
     assert len(channel.encoders) == 0
-    assert not channel.listeners
+    assert not channel.readers
 
 
 STEPS = st.lists(

@@ -141,7 +141,7 @@ def test_offences_end_the_connection_with_1008(world, text, word):
     assert word in bye["reason"]
     assert bye["retry_after_ms"] > 0
     assert session.closing.code == Code.POLICY
-    assert not world.hub.channels[next(iter(world.hub.channels))].listeners
+    assert not world.hub.channels[next(iter(world.hub.channels))].readers
 
 
 @pytest.mark.parametrize("message", [{}, {"op": 3}, {"op": "nope"}, {"op": "pause"}, {"op": "pause", "id": "1"}])
@@ -430,9 +430,9 @@ def test_viewers_do_not_replay(world, message):
 def test_release_lets_go_of_every_channel(world):
     session = reach(world, Track.RUNNING)
     channel = next(iter(world.hub.channels.values()))
-    assert channel.listeners
+    assert channel.readers
     session.release()
-    assert not channel.listeners
+    assert not channel.readers
     session.receive('{"op":"pause","id":1}', world.now)
     assert world.drain(session) == []
 
