@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from schemas.names import Cursor
-from ws_gateway.cohort import Cohort
+from ws_gateway.cohort import Cohort, Crew, NoCrew
 from ws_gateway.frames import Encoder, Layout
 from ws_gateway.library import Name
 from ws_gateway.rings import Ring, Row
@@ -51,7 +51,7 @@ class Channel:
         gaps: what the source lacks, each with the ring number of the row behind it.
         readers: subscriptions that go by themselves, and how each is woken.
         cohorts: those that go together.
-        due: called when a cohort may have something to send.
+        crew: who writes for them.
     """
 
     name: Name
@@ -65,7 +65,7 @@ class Channel:
     encoders: WeakValueDictionary[Layout, Encoder] = field(default_factory=WeakValueDictionary)
     readers: dict[object, Callable[[], None]] = field(default_factory=dict)
     cohorts: dict[Encoder, Cohort] = field(default_factory=dict)
-    due: Callable[[Cohort], None] = lambda _cohort: None
+    crew: Crew = field(default_factory=NoCrew)
 
     def encoder(self, layout: Layout) -> Encoder:
         """The encoder that all subscriptions of this layout share; it goes with the last of them."""
@@ -78,7 +78,7 @@ class Channel:
         """The cohort of an encoder's layout; it goes with the last of its members."""
         cohort = self.cohorts.get(encoder)
         if cohort is None:
-            cohort = self.cohorts[encoder] = Cohort(self, encoder, self.due)
+            cohort = self.cohorts[encoder] = Cohort(self, encoder, self.crew)
         return cohort
 
     def forget(self, encoder: Encoder) -> None:

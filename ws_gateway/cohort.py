@@ -11,18 +11,15 @@ A member leaves with the cohort's place, before anybody looks at it. What is not
 another form) is nobody's business here: then all members leave and go on by themselves. No input or output, no clock.
 """
 
-from collections.abc import Callable
-from struct import Struct
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ws_gateway.frames import (
     BINARY_FRAME,
     HEADER,
     U32_MAX,
-    VERSION,
     Block,
     Encoder,
-    Kind,
     Piece,
     SchemaChangedError,
     frame_start,
@@ -32,13 +29,33 @@ if TYPE_CHECKING:
     from ws_gateway.channel import Channel, Instant
     from ws_gateway.subscription import Subscription
 
-Put = Callable[[bytes, bytes], bool]
-"""Writes a WebSocket frame, start and header first, then the payload; whether it went out whole."""
+Members = dict["Subscription", tuple[int, int, Any]]
+"""Subscription → how its numbers are counted from what the cohort sent, its id, and its wire."""
 
-_HEADS: Final = {n: Struct(f"<{n}s{HEADER.format[1:]}") for n in (2, 4, 10)}
-"""The start of a frame by its length, and our header."""
 
-_BATCH: Final = int(Kind.BATCH)
+class Crew(Protocol):
+    """What cohorts need of those who write."""
+
+    def due(self, cohort: "Cohort") -> None:
+        """A cohort may have something to send: call its `step` soon."""
+
+    def spread(
+        self, members: Members, begin: bytes, sent: int, age_us: int, payload: bytes
+    ) -> "Sequence[Subscription]":
+        """Write a frame to all members, see `ws_gateway.wire.spread`; gives those whose sockets were full."""
+
+
+class NoCrew:
+    """Nobody writes: sessions are asked one by one, as tests do."""
+
+    def due(self, cohort: "Cohort") -> None:
+        """There is nobody in it."""
+
+    def spread(
+        self, members: Members, begin: bytes, sent: int, age_us: int, payload: bytes
+    ) -> "Sequence[Subscription]":
+        """There is nobody to write to."""
+        return tuple(members)
 
 
 class Cohort:
@@ -49,14 +66,14 @@ class Cohort:
         sent: frames so far.
         last: the block that was sent last; None before.
         positions: what members are told each second, by id; the same for all, so it is written once until more is sent.
-        members: subscription → how its numbers are counted from `sent`, its id, and how it writes.
+        members: who they are.
     """
 
-    __slots__ = ("_due", "_encoder", "channel", "last", "members", "number", "positions", "sent")
+    __slots__ = ("_crew", "_encoder", "channel", "last", "members", "number", "positions", "sent")
 
-    def __init__(self, channel: "Channel", encoder: Encoder, due: "Callable[[Cohort], None]") -> None:
-        self.channel, self._encoder, self._due = channel, encoder, due
-        self.members: dict[Subscription, tuple[int, int, Put]] = {}
+    def __init__(self, channel: "Channel", encoder: Encoder, crew: "Crew") -> None:
+        self.channel, self._encoder, self._crew = channel, encoder, crew
+        self.members: Members = {}
         self.number = channel.ring.next_row
         self.sent = 0
         self.last: Block | None = None
@@ -64,13 +81,13 @@ class Cohort:
 
     def wake(self) -> None:
         """There may be something to send."""
-        self._due(self)
+        self._crew.due(self)
 
-    def join(self, subscription: "Subscription", put: Put) -> bool:
+    def join(self, subscription: "Subscription", wire: Any) -> bool:
         """Take a reader that has everything; whether the cohort is as far."""
         if self.number != self.channel.ring.next_row:
             return False
-        self.members[subscription] = (subscription.number - self.sent, subscription.request.id, put)
+        self.members[subscription] = (subscription.number - self.sent, subscription.request.id, wire)
         return True
 
     def leave(self, subscription: "Subscription") -> int:
@@ -107,19 +124,14 @@ class Cohort:
             return 0, 0
         count = len(self.members)
         self._send(block, payload, now)
-        if self.members and self.number < ring.next_row:
-            self._due(self)
+        if self.members and (self.number < ring.next_row or channel.ended):
+            self._crew.due(self)
         return count, count * (HEADER.size + len(payload))
 
     def _send(self, block: Block, payload: bytes, now: "Instant") -> None:
         begin = frame_start(BINARY_FRAME, HEADER.size + len(payload))
-        pack, sent, arrived_ns = _HEADS[len(begin)].pack, self.sent, block.arrived_ns
-        age_us = 0 if arrived_ns < 0 else min(max(0, (now.wall_ns - arrived_ns) // 1000), U32_MAX)
-        full = [
-            subscription
-            for subscription, (base, number, put) in self.members.items()
-            if not put(pack(begin, VERSION, _BATCH, 0, number, base + sent, 0, age_us), payload)
-        ]
+        age_us = 0 if block.arrived_ns < 0 else min(max(0, (now.wall_ns - block.arrived_ns) // 1000), U32_MAX)
+        full = self._crew.spread(self.members, begin, self.sent, age_us, payload)
         self.sent += 1
         self.number += block.rows
         self.last = block

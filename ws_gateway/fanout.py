@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from ws_gateway import catalogue
 from ws_gateway.channel import Channel, Gap, Instant
 from ws_gateway.clock import ReplayClock
-from ws_gateway.cohort import Cohort
+from ws_gateway.cohort import Crew, NoCrew
 from ws_gateway.frames import Block
 from ws_gateway.library import Library, Name
 from ws_gateway.reading import Reading
@@ -39,16 +39,16 @@ class Hub:
     Args:
         ring_bytes_max: message bytes that all rings hold together.
         library: what is older than the rings; None: nothing is.
-        due: called when a cohort may have something to send; whoever lets readers join one calls its `step` then.
+        crew: who writes for cohorts; None: sessions are asked one by one.
     """
 
     def __init__(
         self,
         ring_bytes_max: int = RING_BYTES_MAX,
         library: Library | None = None,
-        due: Callable[[Cohort], None] = lambda _cohort: None,
+        crew: Crew | None = None,
     ) -> None:
-        self._due = due
+        self._crew = crew or NoCrew()
         self.budget = Budget(ring_bytes_max)
         self.library = library
         self._clocks: WeakValueDictionary[tuple[str, str], ReplayClock] = WeakValueDictionary()
@@ -73,7 +73,7 @@ class Hub:
     def channel(self, name: Name, mono_ns: int) -> Channel:
         """The channel of that name; made if need be."""
         if name not in self.channels:
-            self.channels[name] = Channel(name, mono_ns, due=self._due)
+            self.channels[name] = Channel(name, mono_ns, crew=self._crew)
         return self.channels[name]
 
     def hear(self, name: Name, mono_ns: int, *, end: bool = False) -> Channel:

@@ -9,14 +9,16 @@ buffer has drained, the outlet is put on the list again.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from ws_gateway import metrics
 from ws_gateway.channel import Instant
-from ws_gateway.cohort import Cohort
+from ws_gateway.cohort import Cohort, Members
 from ws_gateway.frames import BINARY_FRAME, TEXT_FRAME, frame_start
 from ws_gateway.protocol import Session
-from ws_gateway.wire import WRITE_BYTES_MAX, Wire
+from ws_gateway.subscription import Subscription
+from ws_gateway.wire import WRITE_BYTES_MAX, Wire, spread
 
 TURN_MESSAGES: Final = 8
 """Messages that one outlet writes before the others have their turn."""
@@ -46,6 +48,10 @@ class Outlets:
         if cohort not in self._cohorts:
             self._cohorts.append(cohort)
             self._soon()
+
+    def spread(self, members: Members, begin: bytes, sent: int, age_us: int, payload: bytes) -> Sequence[Subscription]:
+        """Write a frame to all members of a cohort."""
+        return spread(members, begin, sent, age_us, payload)
 
     def _soon(self) -> None:
         if self._pending is None:
@@ -146,7 +152,7 @@ class Outlet:
             self.wire.end(closing.code, closing.reason[:120])
             return
         if self.wire.idle:
-            session.settle(self.wire.put)
+            session.settle(self.wire)
         due_ns = session.next_due_ns()
         if due_ns:
             if self._timer is not None:

@@ -20,7 +20,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from runtime.auth import LOCAL, Principal, RefusedError
 from ws_gateway.channel import Instant
-from ws_gateway.cohort import Put
 from ws_gateway.fanout import Hub
 from ws_gateway.request import Refusal, parse_bins, parse_id, parse_request, parse_speed, parse_start
 from ws_gateway.strictjson import TEXT_BYTES_MAX, BadJsonError, parse
@@ -301,16 +300,16 @@ class Session:
         running = (e.subscription.due_ns() for e in self._entries.values() if not e.ended)
         return min((due for due in running if due), default=0)
 
-    def settle(self, put: Put) -> None:
+    def settle(self, wire: Any) -> None:
         """Nothing goes out for now: subscriptions that only wait for new rows let a cohort send them.
 
         Args:
-            put: how the client's socket is written; only while everything that was written before is out.
+            wire: the client's; everything that was written before is out.
         """
         if self.phase is Phase.OPEN:
             for entry in self._entries.values():
                 if not entry.ended:
-                    entry.subscription.join(put)
+                    entry.subscription.join(wire)
 
     def rest(self) -> None:
         """Nothing can be sent for now: hold no more than places."""

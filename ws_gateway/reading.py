@@ -10,6 +10,7 @@ so nothing comes twice at the seam, and whatever is not there is told as `Missin
 
 from collections.abc import Callable
 
+from ws_gateway.catalogue import stream
 from ws_gateway.channel import Channel, Gap
 from ws_gateway.frames import Block, Piece
 from ws_gateway.library import PLACE, RETRY_NS, Failure, Library, Missing, Segment, Want
@@ -76,11 +77,14 @@ class Reading:
         ring = self._channel.ring
         self.next, self._filter = START, start
         first = ring.at(ring.first_row)[0] if len(ring) else None
-        inside = first is not None and (_first_row(first, start) > 0 or _is_bin(first, start))
+        ordered = not stream(self._channel.name.topic).record  # several producers' records stand as they came
+        inside = ordered and first is not None and (_first_row(first, start) > 0 or _is_bin(first, start))
         if self._library is not None and not inside:
             self.number, self._told = None, 0
             return
-        self.number = ring.from_bin(start.value) if start.kind == "bin" else ring.from_time(start.value)
+        self.number = (
+            ring.from_bin(start.value) if start.kind == "bin" else ring.from_time(start.value, ordered=ordered)
+        )
         self._told = self.number
         if self.number < ring.next_row:
             self.next = ring.row_at(self.number)

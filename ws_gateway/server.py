@@ -131,7 +131,7 @@ class Gateway:
         authority: Authority | None = None,
     ) -> None:
         self._serving, self._outlets = serving, Outlets()
-        self.hub = Hub(library=library, due=self._outlets.due)
+        self.hub = Hub(library=library, crew=self._outlets)
         self.feeder = feeder
         self.door = Door(allowed_origins, authority)
         self.origins: Sequence[Origin | None] = [*(Origin(o) for o in allowed_origins), None]

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from ws_gateway.catalogue import CURSOR, GRID, stream
 from ws_gateway.channel import Channel, Gap, Instant
 from ws_gateway.clock import NEVER, ReplayClock
-from ws_gateway.cohort import Cohort, Put
+from ws_gateway.cohort import Cohort
 from ws_gateway.frames import (
     END_OF_STREAM,
     Block,
@@ -231,11 +231,11 @@ class Subscription:
         except Refusal as refusal:
             return Pulled(failed=refusal)
 
-    def join(self, put: Put) -> None:
+    def join(self, wire: Any) -> None:
         """Nothing goes out for now: if only the newest rows are waited for, let the cohort send them.
 
         Args:
-            put: how the client's socket is written.
+            wire: the client's, on which the cohort's crew writes.
         """
         encoder, clock = self._encoder, self.clock
         if self.cohort is not None or encoder is None or not (self.live and self._simple) or self.left_out:
@@ -245,7 +245,7 @@ class Subscription:
         if self.channel.closed or self.channel.ended or not self.reading.at_edge:
             return
         cohort = self.channel.cohort(encoder)
-        if cohort.join(self, put):
+        if cohort.join(self, wire):
             self.cohort = cohort
             self.channel.readers.pop(self, None)
 

@@ -26,7 +26,10 @@ from websockets.protocol import Protocol as Frames
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
+from ws_gateway.cohort import Members
+from ws_gateway.frames import BATCH, HEADER, HEADS, VERSION
 from ws_gateway.strictjson import TEXT_BYTES_MAX
+from ws_gateway.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
@@ -99,18 +102,21 @@ class Wire(asyncio.BufferedProtocol):
     Attributes:
         transport: of the event loop.
         receiver: who gets frames; None before `open`.
+        fd: of the socket; -1 if it cannot be written to directly, or not any more.
+        behind: whether something that was written may wait in the transport's buffer; then the socket is not written to
+            directly, lest frames mix.
     """
 
     __slots__ = (
-        "__weakref__", "_frames", "_head", "_heard_ns", "_house", "_leaving_ns", "_monotonic_ns", "_pinged", "fd",
-        "receiver", "transport",
+        "__weakref__", "_frames", "_head", "_heard_ns", "_house", "_leaving_ns", "_monotonic_ns", "_pinged", "behind",
+        "fd", "receiver", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
 
     def __init__(self, house: House, monotonic_ns: Callable[[], int]) -> None:
         self.receiver: Receiver | None = None
-        self.fd = -1
+        self.fd, self.behind = -1, False
         self._house, self._monotonic_ns = house, monotonic_ns
         self._head: bytearray | None = bytearray()
         self._frames: Frames | None = None
@@ -156,7 +162,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone; its number may be another's from now on."""
-        self.fd = -1
+        self.fd, self.behind = -1, False
         self._house.wires.discard(self)
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
@@ -172,30 +178,38 @@ class Wire(asyncio.BufferedProtocol):
     @property
     def idle(self) -> bool:
         """Whether everything that was written is out."""
-        return not self.transport.get_write_buffer_size()
+        self.behind = self.behind and bool(self.transport.get_write_buffer_size())
+        return not self.behind
 
-    def put(self, head: bytes, payload: bytes) -> bool:
-        """Write a frame; whether the kernel took it whole.
+    def put(self, head: bytes, payload: bytes) -> None:
+        """Write a frame.
 
         Args:
             head: the frame's start, and whatever comes before the payload.
             payload: the rest of it.
         """
-        transport = self.transport
-        if self.fd < 0 or transport.get_write_buffer_size():
-            transport.write(head + payload)
-            return False
+        if not self.idle or self.fd < 0:
+            self._write(head + payload)
+            return
         try:
             sent = os.writev(self.fd, (head, payload))
         except BlockingIOError:
             sent = 0
         except OSError:
-            transport.abort()  # reset, or gone: the loop says so in a moment
-            return False
-        if sent == len(head) + len(payload):
-            return True
-        transport.write((head + payload)[sent:])
-        return False
+            self.transport.abort()  # reset, or gone: the loop says so in a moment
+            return
+        self.put_rest(head, payload, sent)
+
+    def put_rest(self, head: bytes, payload: bytes, sent: int) -> None:
+        """Write what the kernel did not take of a frame."""
+        if sent < len(head):
+            self._write(head[sent:] + payload)
+        elif sent < len(head) + len(payload):
+            self._write(payload[sent - len(head) :])
+
+    def _write(self, data: bytes) -> None:
+        self.behind = True
+        self.transport.write(data)
 
     def end(self, code: int, reason: str) -> None:
         """Close: say why, and wait a moment for the client to end its side."""
@@ -282,8 +296,45 @@ class Wire(asyncio.BufferedProtocol):
         """Write what the library wants written."""
         for data in frames.data_to_send():
             if data:
-                self.transport.write(data)
+                self._write(data)
                 continue
             self._leaving_ns = self._leaving_ns or self._monotonic_ns()
             if self.transport.can_write_eof() and not self.transport.is_closing():
                 self.transport.write_eof()
+
+
+def spread(members: Members, begin: bytes, sent: int, age_us: int, payload: bytes) -> list[Subscription]:
+    """Write one payload to every member of a cohort, with the number that is its own.
+
+    This loop is what a gateway with many clients does all day; its body is written for that.
+
+    Args:
+        members: as in `Cohort`.
+        begin: start of the frame.
+        sent: frames of the cohort so far.
+        age_us: of the payload, microseconds.
+        payload: what all get.
+
+    Returns:
+        Members that the kernel did not take all of it from; the rest waits in their buffers.
+    """
+    pack, writev, full = HEADS[len(begin)].pack, os.writev, []
+    size = len(begin) + HEADER.size + len(payload)
+    for subscription, (base, number, wire) in members.items():
+        head = pack(begin, VERSION, BATCH, 0, number, base + sent, 0, age_us)
+        if not wire.behind:
+            try:
+                taken = writev(wire.fd, (head, payload))
+            except BlockingIOError:
+                taken = 0
+            except OSError:
+                wire.transport.abort()
+                full.append(subscription)
+                continue
+            if taken == size:
+                continue
+            wire.put_rest(head, payload, taken)
+        else:
+            wire.put(head, payload)
+        full.append(subscription)
+    return full

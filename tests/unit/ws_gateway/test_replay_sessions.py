@@ -56,9 +56,9 @@ class Archive:
 class Past(World):
     """A world whose ring holds ten bins, with an archive of all of them."""
 
-    def __init__(self, ring_bytes_max=10_000):
+    def __init__(self, ring_bytes_max=10_000, cohorts=False):
         library = Library()
-        super().__init__(ring_bytes_max, library)
+        super().__init__(ring_bytes_max, library, cohorts)
         self.archive = Archive(library)
 
     def publish(self, count=1, rows=1, **known):
@@ -84,9 +84,9 @@ class Past(World):
         raise AssertionError("reading never ends")
 
 
-@pytest.fixture
-def past():
-    return Past()
+@pytest.fixture(params=[False, True], ids=["alone", "together"])
+def past(request):
+    return Past(cohorts=request.param)
 
 
 def rows_of(messages, column="bin_seq"):
@@ -471,9 +471,11 @@ def _schema(world, name):
 class Client(RuleBasedStateMachine):
     """Anything a client may do, while the market goes on: what it gets is always explained."""
 
-    @initialize(policy=st.sampled_from(["conflate", "lossless"]), rate=st.sampled_from([None, 4]))
-    def begin(self, policy, rate):
-        self.world = Past(ring_bytes_max=20_000)
+    @initialize(
+        policy=st.sampled_from(["conflate", "lossless"]), rate=st.sampled_from([None, 4]), cohorts=st.booleans()
+    )
+    def begin(self, policy, rate, cohorts):
+        self.world = Past(ring_bytes_max=20_000, cohorts=cohorts)
         self.world.publish(60)
         self.policy = policy
         self.session = self.world.session()
