@@ -210,7 +210,7 @@ def _add_questions(router: APIRouter, tapes: TapeStore, settings: Settings) -> N
         lake = object_store_at(settings.lake_location)
         if at.startswith("@") and at[1:].isascii() and at[1:].isdecimal() and len(at) <= 20:
             manifest, named = tapes.resolve(tape, line) if tape else (_manifest(tapes, tape), "")
-            return _fresh(locate_time(int(at[1:]), manifest, named, stream, instrument, servers))
+            return _fresh(locate_time(int(at[1:]), manifest, named, stream, instrument, servers, lake))
         place = _cursor(at)
         return _fresh(locate_cursor(place, _manifest(tapes, place.tape), servers, lake))
 

@@ -15,7 +15,7 @@ from typing import Final
 from runtime.avro_schemas import latest
 from schemas import bins
 from schemas.columns import Column
-from schemas.streams import DECLARED
+from schemas.streams import DECLARED, StreamSpec
 from schemas.topics import BINS, EVENTS, GAPS, TopicSpec
 
 GRID: Final = "grid"
@@ -102,8 +102,19 @@ def _unit(name: str) -> str:
     return "ns" if name.startswith("ts_") else "1e-9" if name == "px" or name.endswith("_px") else ""
 
 
+_MADE: Final[dict[str, tuple[StreamSpec, Stream]]] = {}
+"""Streams of rows that were looked at, and the declarations that they were made of."""
+
+
 def _rows(name: str) -> Stream:
     spec = DECLARED[name]
+    made = _MADE.get(name)
+    if made is None or made[0] is not spec:
+        made = _MADE[name] = spec, _declared(name, spec)
+    return made[1]
+
+
+def _declared(name: str, spec: StreamSpec) -> Stream:
     if spec.topic is BINS:
         return Stream(name, BINS, {**SCALARS, **_LEVELS}, spec.defaults, (), spec.time)
     known = {c.name: c for c in spec.columns}

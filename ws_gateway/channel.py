@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from schemas.names import Cursor
+from ws_gateway.cohort import Cohort, Crew, NoCrew
 from ws_gateway.frames import Encoder, Layout
 from ws_gateway.library import Name
 from ws_gateway.rings import Ring, Row
@@ -48,6 +49,9 @@ class Channel:
         ended: whether the tape's `end` came.
         closed: set when the tape was replaced; its subscriptions must go.
         gaps: what the source lacks, each with the ring number of the row behind it.
+        readers: subscriptions that go by themselves, and how each is woken.
+        cohorts: those that go together.
+        crew: who writes for them.
     """
 
     name: Name
@@ -59,7 +63,9 @@ class Channel:
     closed: bool = False
     gaps: deque[tuple[int, Gap]] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
     encoders: WeakValueDictionary[Layout, Encoder] = field(default_factory=WeakValueDictionary)
-    listeners: set[Callable[[], None]] = field(default_factory=set)
+    readers: dict[object, Callable[[], None]] = field(default_factory=dict)
+    cohorts: dict[Encoder, Cohort] = field(default_factory=dict)
+    crew: Crew = field(default_factory=NoCrew)
 
     def encoder(self, layout: Layout) -> Encoder:
         """The encoder that all subscriptions of this layout share; it goes with the last of them."""
@@ -68,11 +74,24 @@ class Channel:
             encoder = self.encoders[layout] = Encoder(layout)
         return encoder
 
+    def cohort(self, encoder: Encoder) -> Cohort:
+        """The cohort of an encoder's layout; it goes with the last of its members."""
+        cohort = self.cohorts.get(encoder)
+        if cohort is None:
+            cohort = self.cohorts[encoder] = Cohort(self, encoder, self.crew)
+        return cohort
+
+    def forget(self, encoder: Encoder) -> None:
+        """Its cohort has no member any more."""
+        self.cohorts.pop(encoder, None)
+
     def cursor(self, stream: str, row: Row) -> str:
         """Cursor of a row, as a stream of this channel names it."""
         return str(Cursor(self.name.tape, self.name.line, stream, self.name.instrument, *row))
 
     def wake(self) -> None:
         """Tell every reader that there may be something for it."""
-        for listener in tuple(self.listeners):
-            listener()
+        for cohort in self.cohorts.values():
+            cohort.wake()
+        for wake in tuple(self.readers.values()):
+            wake()

@@ -29,16 +29,23 @@ class ReplayClock:
         shown_ns: event time of the newest row that went out since; NEVER before the first.
         target, turn: where the last seek led, and how many there were.
         shared: whether it has a name, so that others may be on it.
-        listeners: called when something changed.
+        owner: whose it is; empty where nobody else can be on it.
+        listeners: called when something changed; of a clock that is not shared nobody else needs to know.
     """
 
-    def __init__(self, *, shared: bool = False) -> None:
+    __slots__ = (
+        "__weakref__", "_mono_ns", "_t_ns", "factor", "listeners", "owner", "paused", "shared", "shown_ns", "target",
+        "turn",
+    )  # fmt: skip
+
+    def __init__(self, *, shared: bool = False, owner: str = "") -> None:
         self.factor: float | None = None
         self.paused = False
         self.shared = shared
+        self.owner = owner
         self.target: Start | None = None
         self.turn = 0
-        self.listeners: set[Callable[[], None]] = set()
+        self.listeners: set[Callable[[], None]] | tuple[()] = set() if shared else ()
         self._t_ns = NEVER
         self._mono_ns = 0
         self.shown_ns = NEVER

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from ws_gateway import catalogue
 from ws_gateway.channel import Channel, Gap, Instant
 from ws_gateway.clock import ReplayClock
+from ws_gateway.cohort import Crew, NoCrew
 from ws_gateway.frames import Block
 from ws_gateway.library import Library, Name
 from ws_gateway.reading import Reading
@@ -38,9 +39,16 @@ class Hub:
     Args:
         ring_bytes_max: message bytes that all rings hold together.
         library: what is older than the rings; None: nothing is.
+        crew: who writes for cohorts; None: sessions are asked one by one.
     """
 
-    def __init__(self, ring_bytes_max: int = RING_BYTES_MAX, library: Library | None = None) -> None:
+    def __init__(
+        self,
+        ring_bytes_max: int = RING_BYTES_MAX,
+        library: Library | None = None,
+        crew: Crew | None = None,
+    ) -> None:
+        self._crew = crew or NoCrew()
         self.budget = Budget(ring_bytes_max)
         self.library = library
         self._clocks: WeakValueDictionary[tuple[str, str], ReplayClock] = WeakValueDictionary()
@@ -65,7 +73,7 @@ class Hub:
     def channel(self, name: Name, mono_ns: int) -> Channel:
         """The channel of that name; made if need be."""
         if name not in self.channels:
-            self.channels[name] = Channel(name, mono_ns)
+            self.channels[name] = Channel(name, mono_ns, crew=self._crew)
         return self.channels[name]
 
     def hear(self, name: Name, mono_ns: int, *, end: bool = False) -> Channel:
@@ -121,7 +129,7 @@ class Hub:
         name = Name(request.tape, stream.line(request.line), stream.topic.stream, request.instrument)
         channel = self.channel(name, now.mono_ns)
         reading = Reading(channel, tape_id, self.library, wake)
-        return Subscription(channel, request, reading, self._clock(user, request.clock), tape_id)
+        return Subscription(channel, request, reading, self._clock(user, request.clock), tape_id, wake)
 
     def _clock(self, user: str, name: str | None) -> ReplayClock:
         """The user's clock of that name, which goes with the last who is on it; a new one without a name."""
@@ -129,7 +137,7 @@ class Hub:
             return ReplayClock()
         clock = self._clocks.get((user, name))
         if clock is None:
-            clock = self._clocks[user, name] = ReplayClock(shared=True)
+            clock = self._clocks[user, name] = ReplayClock(shared=True, owner=user)
         return clock
 
     def may_be_stale(self, channel: Channel) -> bool:

@@ -39,6 +39,13 @@ HEADER: Final = struct.Struct("<BBHIQII")
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Payload of kind 3: Arrow's own end-of-stream marker."""
 
+HEADS: Final = {n: struct.Struct(f"<{n}s{HEADER.format[1:]}") for n in (2, 4, 10)}
+"""The start of a WebSocket frame of so many bytes, and the header."""
+
+TEXT_FRAME: Final = b"\x81"
+BINARY_FRAME: Final = b"\x82"
+"""First byte of a WebSocket frame that is a whole message."""
+
 U32_MAX: Final = (1 << 32) - 1
 
 ROWS_MAX: Final = 64
@@ -67,6 +74,9 @@ class Kind(IntEnum):
     END = 3
 
 
+BATCH: Final = int(Kind.BATCH)
+
+
 class Flag(IntFlag):
     """Marks of a binary message."""
 
@@ -79,6 +89,18 @@ class Flag(IntFlag):
 def pack_header(kind: Kind, flags: Flag, subscription: int, number: int, left_out: int, age_us: int) -> bytes:
     """The 24 bytes before a payload; counts beyond 32 bits are shown as the largest."""
     return HEADER.pack(VERSION, kind, flags, subscription, number, min(left_out, U32_MAX), max(0, min(age_us, U32_MAX)))
+
+
+def frame_start(first: bytes, length: int) -> bytes:
+    """What comes before a message's bytes in a WebSocket frame of a server (RFC 6455 section 5.2): 2, 4 or 10 bytes.
+
+    Ours are whole messages, never masked and never compressed.
+    """
+    if length < 126:
+        return first + length.to_bytes(1, "big")
+    if length < 65_536:
+        return first + b"\x7e" + length.to_bytes(2, "big")
+    return first + b"\x7f" + length.to_bytes(8, "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,26 +216,36 @@ def select(piece: Piece, layout: Layout, columns: Sequence[Column]) -> dict[str,
         raise SchemaChangedError("the line's radius changed")
     cut = slice(block.radius - layout.radius, block.radius + layout.radius + 1)
     out: dict[str, np.ndarray] = {
-        "seq": np.full(rows, block.seq, "<i8"),
-        "part": np.full(rows, block.part, "<i4"),
+        "seq": _repeated(block.seq, rows, "<i8"),
+        "part": _repeated(block.part, rows, "<i4"),
         "row": np.arange(start, stop, dtype="<i4"),
     }
+    whole, grid = rows == block.rows, layout.stream == GRID
     for c in columns:
-        if c.name in out:
+        name = c.name
+        if name in out:
             continue
         try:
-            values = _values(block.table, c.name, start, stop)
+            values = _sum(block.table, name) if name in _SUMS else block.table[name]
         except KeyError:
-            raise SchemaChangedError(f"rows have no column {c.name} any more") from None
-        out[c.name] = values[:, cut] if c.width and layout.stream == GRID else values
+            raise SchemaChangedError(f"rows have no column {name} any more") from None
+        values = values if whole else values[start:stop]
+        out[name] = values[:, cut] if grid and c.width else values
     return out
 
 
-def _values(table: Table, name: str, start: int, stop: int) -> np.ndarray:
-    if name in bins.REST_VECTORS:
-        bid, ask = name.replace("rest", "bid"), name.replace("rest", "ask")
-        return np.add(table[bid][start:stop], table[ask][start:stop])
-    return table[name][start:stop]
+_SUMS: Final = frozenset(bins.REST_VECTORS)
+
+
+def _sum(table: Table, name: str) -> np.ndarray:
+    return np.add(table[name.replace("rest", "bid")], table[name.replace("rest", "ask")])
+
+
+def _repeated(value: int, rows: int, dtype: str) -> np.ndarray:
+    """What `numpy.full` gives, in a tenth of the time."""
+    out = np.empty(rows, dtype)
+    out.fill(value)
+    return out
 
 
 class Frame:
@@ -231,14 +263,6 @@ class Frame:
         if not self._hash:
             self._hash = sha256(self.payload).digest()[:16]
         return self._hash
-
-
-class Newest(NamedTuple):
-    """The frame of a block of one row, and that row's event time, ns."""
-
-    block: Block
-    frame: Frame
-    t_ns: int
 
 
 class _TextRows:
@@ -288,23 +312,11 @@ class Encoder:
         self.schema: pa.Schema = self._arrow.schema
         self.schema_frame = Frame(self.schema.serialize().to_pybytes())
         self.encoded = 0
-        self._newest: Newest | None = None
         self._cache: OrderedDict[tuple[int, ...], Frame] = OrderedDict()
         self._cache_bytes = 0
 
     def _metadata(self) -> dict[str, str]:
         return {"stream": self.layout.stream, "radius": str(self.layout.radius)}
-
-    def newest(self, block: Block) -> Newest:
-        """The frame of a block of one row; a thousand readers ask for the same one in a row.
-
-        Raises:
-            SchemaChangedError: it is not what was agreed.
-        """
-        known = self._newest
-        if known is None or known.block is not block:
-            known = self._newest = Newest(block, self.frame([Piece(block, 0, 1)]), int(block.times[0]))
-        return known
 
     def frame(self, pieces: Sequence[Piece]) -> Frame:
         """The record batch of some rows in order.

@@ -13,7 +13,6 @@ subscriptions take turns.
 """
 
 import json
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -136,6 +135,9 @@ or PAUSED, its action saw to it; a seek to live resumes.
 """
 
 SESSION_WIDE: Final = frozenset({"auth", "late", "refuse", "drain"})
+CLOCK_OPS: Final = frozenset({"pause", "resume", "step", "seek", "speed"})
+"""Operations that move everyone on the subscription's clock."""
+
 CLIENT_OPS: Final = frozenset({"auth", "subscribe", "unsubscribe", "pause", "resume", "step", "seek", "speed"})
 
 
@@ -191,6 +193,11 @@ class Session:
         closing: None, or how the shell must close once `next_message` gives None.
     """
 
+    __slots__ = (
+        "_born_ns", "_bucket", "_bucket_ns", "_entries", "_guard", "_hub", "_now", "_on_refused", "_opening", "_outbox",
+        "_peer", "_told_ns", "_turns", "_wake", "closing", "phase", "principal",
+    )  # fmt: skip
+
     def __init__(
         self,
         hub: Hub,
@@ -208,8 +215,8 @@ class Session:
         self._hub, self._wake, self._guard, self._on_refused = hub, wake, guard, on_refused
         self._peer, self._opening = peer, opening
         self._entries: dict[int, _Entry] = {}
-        self._turns: deque[int] = deque()
-        self._outbox: deque[str | Parts] = deque()
+        self._turns: list[int] = []
+        self._outbox: list[str | Parts] = []  # an empty deque has 600 bytes, and nearly all are empty
         self._born_ns = self._told_ns = self._bucket_ns = now.mono_ns
         self._bucket = MESSAGES_BURST
         self._now = now
@@ -226,6 +233,8 @@ class Session:
         self._now = now
         if self.phase is Phase.CLOSED:
             return
+        for entry in self._entries.values():
+            entry.subscription.part()
         if not self._within_rate(now):
             self._refuse_all(Code.POLICY, "rate_exceeded", f"at most {MESSAGES_PER_S:g} control messages a second")
             return
@@ -239,10 +248,14 @@ class Session:
             return
         self._obey(fields)
 
-    def tick(self, now: Instant) -> None:
+    def tick(self, now: Instant) -> bool:
         """Let time pass: positions, staleness, counts of what was dropped, the deadline for a token.
 
-        Call it several times a second. After calling this method: as after `receive`.
+        Call it several times a second. After calling this method: as after `receive`. What is said now is where the
+        client stands now: say it before anything else goes out.
+
+        Returns:
+            Whether there is something to send.
         """
         self._now = now
         if self.phase is Phase.WAITING and now.mono_ns - self._born_ns > AUTH_S * NS:
@@ -250,11 +263,11 @@ class Session:
             self._apply("late", None, {"code": Code.POLICY, "reason": "no token came in time"})
         self._end_the_expired(now)
         if self.phase is not Phase.OPEN or now.mono_ns - self._told_ns < HEARTBEAT_S * NS:
-            return
+            return self.closing is not None
         self._told_ns = now.mono_ns
         for number, entry in list(self._entries.items()):
             self._report(number, entry, now)
-        self._wake()
+        return bool(self._outbox) or self.closing is not None
 
     def drain(self, now: Instant, retry_after_ms: int = RETRY_AFTER_MS) -> None:
         """The gateway goes away: say so, and when to come back, and close."""
@@ -273,10 +286,10 @@ class Session:
     def next_parts(self, now: Instant) -> str | Parts | None:
         """The same, data as header and payload: joining them is left to whoever copies them anyway."""
         if self._outbox:
-            return self._outbox.popleft()
+            return self._outbox.pop(0)
         for _ in range(len(self._turns) if self.phase is Phase.OPEN else 0):
-            number = self._turns[0]
-            self._turns.rotate(-1)
+            number = self._turns.pop(0)
+            self._turns.append(number)
             message = self._pull(number, now)
             if message is not None:
                 return message
@@ -286,6 +299,22 @@ class Session:
         """Monotonic time at which a rate limit next lets something out; 0 if nothing waits for time."""
         running = (e.subscription.due_ns() for e in self._entries.values() if not e.ended)
         return min((due for due in running if due), default=0)
+
+    def settle(self, wire: Any) -> None:
+        """Nothing goes out for now: subscriptions that only wait for new rows let a cohort send them.
+
+        Args:
+            wire: the client's; everything that was written before is out.
+        """
+        if self.phase is Phase.OPEN:
+            for entry in self._entries.values():
+                if not entry.ended:
+                    entry.subscription.join(wire)
+
+    def rest(self) -> None:
+        """Nothing can be sent for now: hold no more than places."""
+        for entry in self._entries.values():
+            entry.subscription.reading.rest()
 
     def release(self) -> None:
         """The connection is gone: let go of every channel."""
@@ -321,19 +350,27 @@ class Session:
         self._wake()
 
     def _permit(self, op: str, fields: Mapping[str, Any]) -> None:
-        """Refuse what the role may not do; a session without a token gets nowhere by the table."""
+        """Refuse what the role may not do; a session without a token gets nowhere by the table.
+
+        A clock with a name is a user's, and moving it takes what having it takes, also if the role became less since.
+        """
         wanted = [f"ws {op}"]
         if op == "subscribe" and str(fields.get("from", "live")).startswith(("@", "bin/")):
             wanted.append("ws subscribe past")
-        if "clock" in fields:
+        number = fields.get("id")
+        entry = self._entries.get(number) if op != "subscribe" and type(number) is int else None
+        moves_others = op in CLOCK_OPS and entry is not None and entry.subscription.clock.shared
+        if "clock" in fields or moves_others:
             wanted.append("ws clock")
+        owner = entry.subscription.clock.owner if moves_others and entry is not None else None
         for what in wanted:
-            if self.principal is not None and not self.principal.may(what):
+            if self.principal is not None and not self.principal.may(what, owner):
                 self._on_refused("forbidden", what)
                 raise Refusal("forbidden", f"the role {self.principal.role.value} may not {what.removeprefix('ws ')}")
 
     def _why_not(self, op: str, track: Track) -> Refusal:
         if self.phase is Phase.WAITING:
+            self._on_refused("unauthenticated", f"ws {op}")
             return Refusal("unauthenticated", "send `auth` with a token first")
         if op == "subscribe":
             return Refusal("duplicate_id", "this id is in use on this connection; unsubscribe it or take another")
@@ -361,6 +398,7 @@ class Session:
             self._refuse_all(Code.TOKEN, error.code if error.code == "expired" else "bad_token", str(error), error.code)
             return
         if self.principal is not None and who.subject != self.principal.subject:
+            self._on_refused("another_user", "ws auth")
             raise Refusal("another_user", "a session belongs to one user; open another one")
         self.principal = who
 
@@ -380,8 +418,9 @@ class Session:
             raise Refusal("too_many", f"a connection carries at most {SUBSCRIPTIONS_MAX} subscriptions")
         request = parse_request(fields)
         subscription = self._hub.open(request, self._now, self._wake, self._user())
-        for listeners in (subscription.channel.listeners, subscription.clock.listeners):
-            listeners.add(self._wake)
+        subscription.channel.readers[subscription] = self._wake
+        if isinstance(subscription.clock.listeners, set):
+            subscription.clock.listeners.add(self._wake)
         self._entries[request.id] = _Entry(subscription)
         self._turns.append(request.id)
         self._say("subscribed", id=target, **subscription.describe())
@@ -427,9 +466,8 @@ class Session:
         entry = self._entries.get(number)
         if entry is None:
             return None
-        newest = entry.subscription.pull_newest(now)
-        if newest is not None:
-            return newest
+        if entry.subscription.cohort is not None:
+            return None
         if entry.ended:
             if not entry.subscription.turned:
                 return None
@@ -438,14 +476,14 @@ class Session:
         for notice in pulled.notices:
             self._say(id=number, **notice)
         if self.phase is not Phase.OPEN:
-            return self._outbox.popleft()
+            return self._outbox.pop(0)
         if pulled.failed is not None:
             self._fail(number, pulled.failed)
         elif pulled.ended:
             self._apply("end", number, {})
         if pulled.data is not None and self.phase is Phase.OPEN:
             self._outbox.append(pulled.data)
-        return self._outbox.popleft() if self._outbox else None
+        return self._outbox.pop(0) if self._outbox else None
 
     def _fail(self, number: int, refusal: Refusal) -> None:
         """A subscription that cannot go on. Two reasons end the connection, since the client must start afresh."""
@@ -459,17 +497,24 @@ class Session:
     def _forget(self, number: int) -> None:
         entry = self._entries.pop(number)
         self._turns.remove(number)
-        left = [e.subscription for e in self._entries.values()]
-        channel, clock = entry.subscription.channel, entry.subscription.clock
-        if not any(s.channel is channel for s in left):
-            channel.listeners.discard(self._wake)
-        if not any(s.clock is clock for s in left):
+        entry.subscription.part()
+        entry.subscription.channel.readers.pop(entry.subscription, None)
+        clock = entry.subscription.clock
+        others = (e.subscription.clock for e in self._entries.values())
+        if isinstance(clock.listeners, set) and not any(c is clock for c in others):
             clock.listeners.discard(self._wake)
 
     def _report(self, number: int, entry: _Entry, now: Instant) -> None:
         """Each second: where the client stands, what was left out, and whether the source is silent."""
         subscription, channel = entry.subscription, entry.subscription.channel
-        self._say("position", id=number, **subscription.position())
+        cohort = subscription.cohort
+        if cohort is None or not cohort.sent_to(subscription):
+            self._say("position", id=number, **subscription.position())
+        else:
+            text = cohort.positions.get(number)
+            if text is None:
+                text = cohort.positions[number] = _text("position", {"id": number, **subscription.position()})
+            self._queue(text)
         if subscription.dropped:
             self._say("dropped", id=number, count=subscription.dropped)
             subscription.dropped = 0
@@ -531,10 +576,17 @@ class Session:
         self._say("error", code=refusal.code, message=refusal.message, **extra)
 
     def _say(self, op: str, **fields: Any) -> None:
-        """Queue a control message; a client that lets too many wait is closed. Nothing follows `bye`."""
-        if self.phase is Phase.CLOSED and op != "bye":
-            return
-        if len(self._outbox) >= OUTBOX_MAX and op != "bye":
+        """Queue a control message. Nothing follows `bye`."""
+        if self.phase is not Phase.CLOSED or op == "bye":
+            self._queue(_text(op, fields), last=op == "bye")
+
+    def _queue(self, text: str, *, last: bool = False) -> None:
+        """A client that lets too many wait is closed."""
+        if len(self._outbox) >= OUTBOX_MAX and not last:
             self._refuse_all(Code.SLOW, "slow", "control messages are not being read")
             return
-        self._outbox.append(json.dumps({"op": op, **fields}, separators=(",", ":")))
+        self._outbox.append(text)
+
+
+def _text(op: str, fields: Mapping[str, Any]) -> str:
+    return json.dumps({"op": op, **fields}, separators=(",", ":"))

@@ -10,6 +10,7 @@ so nothing comes twice at the seam, and whatever is not there is told as `Missin
 
 from collections.abc import Callable
 
+from ws_gateway.catalogue import stream
 from ws_gateway.channel import Channel, Gap
 from ws_gateway.frames import Block, Piece
 from ws_gateway.library import PLACE, RETRY_NS, Failure, Library, Missing, Segment, Want
@@ -29,6 +30,11 @@ class Reading:
         missing: what is missing before the row that `peek` gave; to be told, then cleared.
         failure: why it cannot go on.
     """
+
+    __slots__ = (
+        "_channel", "_filter", "_fresh", "_index", "_library", "_segment", "_tape_id", "_told", "_wake", "failure",
+        "missing", "next", "number",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel, tape_id: str, library: Library | None, wake: Callable[[], None]) -> None:
         self.number: int | None = 0
@@ -71,11 +77,14 @@ class Reading:
         ring = self._channel.ring
         self.next, self._filter = START, start
         first = ring.at(ring.first_row)[0] if len(ring) else None
-        inside = first is not None and (_first_row(first, start) > 0 or _is_bin(first, start))
+        ordered = not stream(self._channel.name.topic).record  # several producers' records stand as they came
+        inside = ordered and first is not None and (_first_row(first, start) > 0 or _is_bin(first, start))
         if self._library is not None and not inside:
             self.number, self._told = None, 0
             return
-        self.number = ring.from_bin(start.value) if start.kind == "bin" else ring.from_time(start.value)
+        self.number = (
+            ring.from_bin(start.value) if start.kind == "bin" else ring.from_time(start.value, ordered=ordered)
+        )
         self._told = self.number
         if self.number < ring.next_row:
             self.next = ring.row_at(self.number)
@@ -118,24 +127,32 @@ class Reading:
         self._fresh = False
         self._step_over(piece, piece.stop)
 
-    def only_newest(self) -> Block | None:
-        """The newest block, if it is one row and that is the next one, with nothing missing before it."""
-        channel, number = self._channel, self.number
-        if number is None or number != channel.ring.newest_start or channel.ring.next_row != number + 1:
-            return None
-        block = channel.ring.newest
-        if block is None or self._filter is not None or self.missing:
-            return None
-        if self.next is not None and (block.seq, block.part, 0) < self.next:
-            return None
-        if channel.gaps and channel.gaps[-1][0] >= self._told:
-            return None
-        return block
+    def rest(self) -> None:
+        """Hold nothing while the client takes nothing: a segment may be as large as the largest message.
 
-    def took(self, block: Block) -> None:
-        """The block that `only_newest` gave was sent."""
-        self.number = self._told = self._channel.ring.next_row
-        self.next, self._fresh = (block.seq, block.part, 1), False
+        It is asked for again when there is room; so what waiting clients have in memory is what the library keeps.
+        """
+        segment = self._segment
+        if segment is None or self.next is None or segment.ended:
+            return
+        told = segment.missing is None or self.next[:2] >= segment.missing.until
+        if told and not self.missing:
+            self._segment = None
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether everything that is there was taken and told, and whatever comes is next."""
+        channel, ring = self._channel, self._channel.ring
+        if self.number != ring.next_row or self._filter is not None or self.missing or self.failure is not None:
+            return False
+        newest = ring.newest
+        known = (-1, 0, 0) if newest is None else (*newest.place, newest.rows)
+        return (self.next is None or self.next <= known) and not (channel.gaps and channel.gaps[-1][0] >= self._told)
+
+    def follow(self, number: int, block: Block) -> None:
+        """Everything up to before a number was sent, a block last."""
+        self.number = self._told = number
+        self.next, self._fresh = (*block.place, block.rows), False
 
     def jump(self) -> int:
         """Leave out everything but the newest row of the ring; how many rows that were. Only in the ring."""

@@ -51,6 +51,10 @@ OPEN_S: Final = 5.0
 """Readers kept open between two segments, and for how long. Each may hold a consumer with its buffers; opening one
 takes a tenth of a second."""
 
+LISTING_S: Final = 5.0
+"""How long a broker may take to list its topics. A question for one that is not there waits for its time-out, and holds
+the worker; the list comes at once."""
+
 GONE: Final = Refusal("tape_replaced", "the tape was replaced or deleted; subscribe again")
 
 
@@ -210,11 +214,17 @@ class Spot:
         replays: brokers and lake.
         manifest: the tape.
         name: the channel.
+        servers: brokers that have its topic; empty: it is not there, or not any more.
     """
 
     replays: Replays
     manifest: Manifest
     name: Name
+    servers: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        servers = self.replays.bootstrap_servers
+        self.servers = servers if servers and has_topic(servers, self.topic) else ""
 
     @property
     def stream(self) -> Stream:
@@ -238,6 +248,8 @@ class Spot:
 
     def open(self, place: Place) -> tuple[Course, Missing | None]:
         """A reader from a place on, and what is missing before its first message."""
+        if not self.servers and (self.stream.record or self.replays._lake is None):
+            return Course(iter(()), place), None
         if self.stream.record:
             return self._open_records(place)
         reader = self._reader(place)
@@ -249,7 +261,7 @@ class Spot:
         except MissingServiceError:
             raise
         except BarographError:
-            start = reader.log_start() if self.replays.bootstrap_servers else None
+            start = reader.log_start() if self.servers else None
             if start is None or start <= place:
                 raise
             return self._open_behind(place, start, "no longer kept", retention=True)
@@ -261,15 +273,15 @@ class Spot:
     def _reader(self, place: Place) -> TapeReader:
         return TapeReader(
             self.manifest, self.name.line, self.stream.topic, self.partition,
-            self.replays.bootstrap_servers, self.replays._lake, start=place,
+            self.servers, self.replays._lake, start=place,
         )  # fmt: skip
 
     def _open_records(self, place: Place) -> tuple[Course, Missing | None]:
         """Records stay in their topic as long as the tape; their place is their offset."""
-        with closing(consumer(self.replays.bootstrap_servers)) as client:
+        with closing(consumer(self.servers)) as client:
             low, high = watermarks(client, self.topic, self.partition)
         start = min(max(low, place[0]), high)
-        raw = read_raw(self.replays.bootstrap_servers, self.topic, self.partition, start)
+        raw = read_raw(self.servers, self.topic, self.partition, start)
         messages = (Placed(m, m.offset, 0) for m in map(to_message, raw))
         missing = Missing(place, (low, 0), "no longer kept", retention=True) if place[0] < low else None
         return Course(messages, (start, 0)), missing
@@ -290,9 +302,9 @@ class Spot:
 
     def _in_log(self, t_ns: int) -> Place | None:
         """By Kafka's index of stamps, which are engine times of messages; None if it lies before the log."""
-        if not self.replays.bootstrap_servers:
+        if not self.servers:
             return None
-        with closing(consumer(self.replays.bootstrap_servers)) as client:
+        with closing(consumer(self.servers)) as client:
             low, high = watermarks(client, self.topic, self.partition)
             if low >= high:
                 return None
@@ -301,19 +313,38 @@ class Spot:
             offset = high - 1 if found.offset < 0 else found.offset
             if offset <= low and low > 0 and self.replays._lake is not None:
                 return None
-        raw = next(read_raw(self.replays.bootstrap_servers, self.topic, self.partition, offset, offset + 1))
+        raw = next(read_raw(self.servers, self.topic, self.partition, offset, offset + 1))
         envelope = to_message(raw).envelope
         return envelope.seq, envelope.part
 
     def _in_lake(self, t_ns: int) -> Place | None:
-        """By bisection over the lake's objects, each of which says the engine times in it."""
         lake = self.replays._lake
-        if lake is None:
-            return None
-        prefix = lake_format.folder(self.topic, self.manifest.tape_id, self.partition)
-        objects = lake_format.objects(lake, prefix)
-        at = bisect_left(objects, True, key=lambda item: _reaches(lake, item, self.name.instrument, t_ns))
-        return objects[min(at, len(objects) - 1)].first if objects else None
+        where = (self.topic, self.manifest.tape_id, self.partition)
+        return None if lake is None else place_in_lake(lake, *where, self.name.instrument, t_ns)
+
+
+def has_topic(servers: str, topic: str) -> bool:
+    """Whether a broker has a topic.
+
+    Raises:
+        KafkaException: it does not answer.
+    """
+    with closing(consumer(servers)) as client:
+        return topic in client.list_topics(timeout=LISTING_S).topics
+
+
+def place_in_lake(
+    lake: ObjectStore, topic: str, tape_id: str, partition: int, instrument: str, t_ns: int
+) -> Place | None:
+    """Where to begin for an engine time: by bisection over the lake's objects, each of which says the times in it.
+
+    Returns:
+        The first place of the object that has a message of the instrument at or after that time, or of the last one;
+        None: there is no object.
+    """
+    objects = lake_format.objects(lake, lake_format.folder(topic, tape_id, partition))
+    at = bisect_left(objects, True, key=lambda item: _reaches(lake, item, instrument, t_ns))
+    return objects[min(at, len(objects) - 1)].first if objects else None
 
 
 def _reaches(lake: ObjectStore, item: ObjectRange, instrument: str, t_ns: int) -> bool:

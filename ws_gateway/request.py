@@ -1,8 +1,10 @@
 """What a client asks for: one subscription, checked field by field before anything is looked up."""
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal, cast
 
 from schemas.names import Cursor, is_name, parse_cursor
@@ -166,14 +168,14 @@ def _name(message: Mapping[str, Any], key: str, default: str) -> str:
     value = message.get(key, default)
     if not isinstance(value, str) or not is_name(value):
         raise Refusal("bad_field", f"`{key}` is up to 40 of a-z, 0-9 and '-'")
-    return value
+    return sys.intern(value)  # a thousand clients name the same
 
 
 def _instrument(message: Mapping[str, Any]) -> str:
     value = message.get("instrument")
     if not isinstance(value, str) or not 0 < len(value) <= INSTRUMENT_CHARS_MAX:
         raise Refusal("bad_field", "give `instrument`, as listed in hello")
-    return value
+    return sys.intern(value)
 
 
 def _fields(message: Mapping[str, Any], stream: str) -> tuple[str, ...]:
@@ -187,7 +189,13 @@ def _fields(message: Mapping[str, Any], stream: str) -> tuple[str, ...]:
             raise Refusal("unknown_field", f"stream {stream} has no field {_short(name)!r}")
     if len(set(value)) != len(value):
         raise Refusal("bad_field", "`fields` names a field twice")
-    return tuple(value)
+    return _same(tuple(map(sys.intern, value)))
+
+
+@lru_cache(maxsize=256)
+def _same(names: tuple[str, ...]) -> tuple[str, ...]:
+    """One tuple for all who ask for the same fields."""
+    return names
 
 
 def _radius(message: Mapping[str, Any], stream: str) -> int | None:

@@ -101,9 +101,21 @@ class Ring:
         """Number of the first row whose bin is `bin_seq` or later; `next_row` if there is none yet."""
         return self._lower_bound("bin_seq", bin_seq)
 
-    def from_time(self, t_ns: int) -> int:
-        """Number of the first row at or after an event time, see `row_from_time`."""
-        index = bisect_left(self._blocks, True, key=lambda b: row_from_time(b, t_ns) < b.rows)
+    def from_time(self, t_ns: int, *, ordered: bool = True) -> int:
+        """Number of the first row at or after an event time, see `row_from_time`.
+
+        Args:
+            t_ns: the time.
+            ordered: whether blocks are in the order of their times.
+        """
+
+        def reaches(block: Block) -> bool:
+            return row_from_time(block, t_ns) < block.rows
+
+        if ordered:
+            index = bisect_left(self._blocks, True, key=reaches)
+        else:
+            index = next((i for i, block in enumerate(self._blocks) if reaches(block)), len(self._blocks))
         if index == len(self._blocks):
             return self.next_row
         return self._starts[index] + row_from_time(self._blocks[index], t_ns)

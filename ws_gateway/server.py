@@ -1,17 +1,19 @@
 """The gateway process: sockets around `protocol.Session`.
 
 Outlets (`ws_gateway.outlet`) write only while a socket's buffer is low, so what a client has not read waits as a place
-in a ring and not as bytes. The library's `broadcast` has no back-pressure and its pings do not free a client whose
-buffer is full, so a watchdog cuts such connections itself.
+in a ring and not as bytes. Pings do not free a client whose buffer is full, so a watchdog cuts such connections itself.
+There is no task for a connection: what comes is obeyed as it comes, what goes is written by the pass over all outlets,
+and one timer lets time pass for everyone.
 
 On the same port, by GET: `/health`, `/ready`, `/metrics`. Anything else but `/v1/stream` is 404.
 """
 
 import asyncio
-import logging
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
 from ssl import SSLContext
@@ -20,9 +22,8 @@ from urllib.parse import parse_qs
 from weakref import WeakKeyDictionary
 
 from prometheus_client import generate_latest
-from websockets.asyncio.server import Server, ServerConnection
-from websockets.asyncio.server import serve as listen
-from websockets.exceptions import ConnectionClosed
+from websockets.datastructures import Headers
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 from websockets.typing import Origin, Subprotocol
@@ -37,14 +38,9 @@ from ws_gateway.channel import Instant
 from ws_gateway.door import Door, Knock, TurnedAwayError
 from ws_gateway.fanout import Hub
 from ws_gateway.library import Library
-from ws_gateway.outlet import WRITE_BYTES_MAX, Connection, Outlet, Outlets, clock
+from ws_gateway.outlet import Outlet, Outlets, clock
 from ws_gateway.protocol import PROTOCOL, RETRY_AFTER_MS, Code, Session
-from ws_gateway.strictjson import TEXT_BYTES_MAX
-
-log = logging.getLogger(__name__)
-
-_QUIET: Final = logging.getLogger("ws_gateway.sockets")
-_QUIET.setLevel(logging.WARNING)  # the library tells each connection twice; metrics count them
+from ws_gateway.wire import Wire
 
 PATH: Final = "/v1/stream"
 
@@ -66,17 +62,16 @@ RETRY_PER_CLIENT_MS: Final = 2
 """Over how long clients are spread that must all come back: a thousand over 2.5 s. Opening a thousand connections takes
 about a second of a core; less spread makes the last ones wait for that, more makes all of them wait for nothing."""
 
-HANDSHAKE_S: Final = 10.0
-"""Time for a client to send its opening request; a slow one only holds one socket."""
-
-
 FRAGMENTS_MAX: Final = 16
 """Frames that one message may come in. Libraries send a control message in one. Empty frames have no size, so only
 their number keeps a client from filling our memory with them."""
 
-UNASKED_BYTES_MAX: Final = 1 << 20
-"""Bytes in the library's buffer above which a connection is cut: we stop sending at WRITE_BYTES_MAX, so what lies above
-it are answers to pings that the client does not read."""
+BAD_TEXT: Final = 1007
+"""Close code of a text that is no UTF-8 (RFC 6455 section 7.4.1)."""
+
+BACKLOG: Final = 1_024
+"""Connections that the kernel holds until the loop takes them. After a restart a thousand clients come within a second;
+with less, their first packets are dropped, and they try again a second later."""
 
 
 class Feeder(Protocol):
@@ -127,12 +122,15 @@ class Gateway:
         authority: Authority | None = None,
     ) -> None:
         self._serving, self._outlets = serving, Outlets()
-        self.hub = Hub(library=library)
+        self.hub = Hub(library=library, crew=self._outlets)
         self.feeder = feeder
         self.door = Door(allowed_origins, authority)
-        self._origins: list[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
+        self.origins: Sequence[Origin | None] = [*(Origin(o) for o in allowed_origins), None]
+        self.subprotocols: Sequence[Subprotocol] = [Subprotocol(PROTOCOL)]
+        self.wires: set[Wire] = set()
         self._clients: set[_Client] = set()
-        self._admitted: WeakKeyDictionary[ServerConnection, Principal | None] = WeakKeyDictionary()
+        self._admitted: WeakKeyDictionary[Wire, Principal | None] = WeakKeyDictionary()
+        self._lookups: set[asyncio.Task[None]] = set()
         self._draining = False
         self._failure: Exception | None = None
 
@@ -160,7 +158,9 @@ class Gateway:
         """
         check_bind(host, authenticated=self.door.authority is not None)
         try:
-            server = await self._listen(host, port, tls)
+            loop = asyncio.get_running_loop()
+            make = lambda: Wire(self, time.monotonic_ns)  # noqa: E731
+            server = await loop.create_server(make, host, port, backlog=BACKLOG, ssl=tls)
         except OSError as error:
             raise PortTakenError(host, port) from error
 
@@ -176,82 +176,68 @@ class Gateway:
             await self._drain()
         finally:
             ticker.cancel()
-            server.close(close_connections=True)
+            server.close()
+            for wire in tuple(self.wires):
+                wire.transport.abort()
             await server.wait_closed()
             await asyncio.to_thread(self.feeder.stop)
         if self._failure is not None:
             raise self._failure
 
-    async def _listen(self, host: str, port: int, tls: SSLContext | None) -> Server:
-        return await listen(
-            self._serve_client,
-            host,
-            port,
-            ssl=tls,
-            process_request=self._answer,
-            origins=self._origins,
-            subprotocols=[Subprotocol(PROTOCOL)],
-            compression=None,
-            max_size=TEXT_BYTES_MAX,
-            max_queue=8,
-            create_connection=Connection,
-            logger=_QUIET,
-            write_limit=WRITE_BYTES_MAX,
-            open_timeout=HANDSHAKE_S,
-            ping_interval=10,
-            ping_timeout=10,
-            close_timeout=1,
-            server_header=None,
-        )
-
-    def _answer(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+    def answer(self, wire: Wire, request: HttpRequest) -> Response | None:
         """Plain HTTP on the gateway's port; None lets a WebSocket handshake go on."""
         path, _, query = request.path.partition("?")
-        knock = _knock(connection, request, query)
+        knock = _knock(wire, request, query)
         if path == PATH:
             try:
-                self._admitted[connection] = self.door.knock(knock)
+                self._admitted[wire] = self.door.knock(knock)
             except TurnedAwayError as away:
-                return _turned_away(connection, away)
+                return _turned_away(away)
             offered = request.headers.get_all("Sec-WebSocket-Protocol")
             if not any(PROTOCOL in (p.strip() for p in line.split(",")) for line in offered):
-                return connection.respond(HTTPStatus.BAD_REQUEST, f"offer the subprotocol {PROTOCOL}\n")
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "restarting\n") if self._draining else None
+                return _plain(HTTPStatus.BAD_REQUEST, f"offer the subprotocol {PROTOCOL}\n")
+            return _plain(HTTPStatus.SERVICE_UNAVAILABLE, "restarting\n") if self._draining else None
         if path == "/health":
-            return connection.respond(HTTPStatus.OK, "ok\n")
+            return _plain(HTTPStatus.OK, "ok\n")
         if path == "/ready":
             good = self.feeder.ready and not self._draining
-            return connection.respond(HTTPStatus.OK, "ready\n") if good else _not_ready(connection)
+            return _plain(HTTPStatus.OK, "ready\n") if good else _plain(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
         if path == "/metrics":
             try:
                 self.door.ask(knock, "GET /metrics")
             except TurnedAwayError as away:
-                return _turned_away(connection, away)
+                return _turned_away(away)
             metrics.RING_BYTES.set(self.hub.budget.held_bytes)
-            return connection.respond(HTTPStatus.OK, generate_latest().decode())
-        return connection.respond(HTTPStatus.NOT_FOUND, f"nothing here; streams are at {PATH}\n")
+            return _plain(HTTPStatus.OK, generate_latest().decode())
+        return _plain(HTTPStatus.NOT_FOUND, f"nothing here; streams are at {PATH}\n")
 
-    async def _serve_client(self, connection: ServerConnection) -> None:
-        opening = await self._opening(connection)
-        if opening is None:
-            metrics.CLOSED.labels(str(Code.POLICY)).inc()
-            await connection.close(Code.POLICY, "there is no such serving version or alias")
+    def begin(self, wire: Wire, request: HttpRequest) -> None:
+        """A handshake went well: begin a session, after a look at what its address asks for."""
+        names = parse_qs(request.path.partition("?")[2]).get("serving")
+        if not names:
+            self._welcome(wire, ())
             return
-        client = _Client(connection, self.hub, self._outlets, self.door, self._admitted.get(connection), opening)
-        self._clients.add(client)
-        metrics.OPENED.inc()
-        metrics.CLIENTS.set(len(self._clients))
-        try:
-            await client.run()
-        finally:
-            self._clients.discard(client)
-            metrics.CLIENTS.set(len(self._clients))
+        lookup = asyncio.create_task(self._look_up(wire, names[-1]))
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
 
-    async def _opening(self, connection: ServerConnection) -> Opening | None:
-        """What the address asks for by `?serving=`: nothing, a version's subscriptions, or None for one unknown."""
-        query = connection.request.path.partition("?")[2] if connection.request else ""
-        names = parse_qs(query).get("serving")
-        return () if not names else await asyncio.to_thread(self._serving, names[-1])
+    async def _look_up(self, wire: Wire, name: str) -> None:
+        """Begin with the subscriptions of a serving version, if there is one of that name."""
+        opening = await asyncio.to_thread(self._serving, name)
+        if opening is not None:
+            self._welcome(wire, opening)
+            return
+        metrics.CLOSED.labels(str(Code.POLICY)).inc()
+        self._admitted.pop(wire, None)
+        wire.end(Code.POLICY, "there is no such serving version or alias")
+
+    def _welcome(self, wire: Wire, opening: Opening) -> None:
+        principal = self._admitted.pop(wire, None)
+        if wire.transport.is_closing():
+            return
+        client = _Client(wire, self.hub, self._outlets, self.door, principal, self._clients, opening)
+        metrics.OPENED.inc()
+        wire.open(client)
 
     async def _tick(self) -> None:
         while True:
@@ -259,6 +245,8 @@ class Gateway:
             now = clock()
             for client in tuple(self._clients):
                 client.tick(now)
+            for wire in tuple(self.wires):
+                wire.look(now.mono_ns)
 
     async def _drain(self) -> None:
         self._draining = True
@@ -266,85 +254,103 @@ class Gateway:
         spread_ms = RETRY_SPREAD_MS + RETRY_PER_CLIENT_MS * len(self._clients)
         for client in tuple(self._clients):
             client.session.drain(now, RETRY_AFTER_MS + int(random.uniform(0, spread_ms)))
-            client.wake.set()
+            client.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 while self._clients:
                     await asyncio.sleep(0.02)
 
 
-def _knock(connection: ServerConnection, request: HttpRequest, query: str) -> Knock:
+def _address(wire: Wire) -> str:
+    """Of the client, without its port."""
+    peer = wire.transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) and peer else ""
+
+
+def _knock(wire: Wire, request: HttpRequest, query: str) -> Knock:
     headers = request.headers
-    return Knock(
-        str((connection.remote_address or ("",))[0]),
-        tuple(headers.get_all("Origin")),
-        tuple(headers.get_all("Authorization")),
-        query,
-    )
+    authorizations = tuple(headers.get_all("Authorization"))
+    return Knock(_address(wire), tuple(headers.get_all("Origin")), authorizations, query)
 
 
-def _turned_away(connection: ServerConnection, away: TurnedAwayError) -> Response:
-    response = connection.respond(away.status, away.text)
+def _plain(status: HTTPStatus, text: str) -> Response:
+    """An answer after which the connection ends."""
+    body = text.encode()
+    known = {"Date": formatdate(usegmt=True), "Connection": "close", "Content-Length": str(len(body))}
+    return Response(status, status.phrase, Headers({**known, "Content-Type": "text/plain; charset=utf-8"}), body)
+
+
+def _turned_away(away: TurnedAwayError) -> Response:
+    response = _plain(away.status, away.text)
     if away.status is HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="barograph"'
     return response
 
 
-def _not_ready(connection: ServerConnection) -> Response:
-    return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
+class _Client(Outlet):
+    """One connection: what comes goes to its session, what the session says goes out."""
 
-
-class _Client:
-    """One connection: a reader, an outlet, and the watchdog over it."""
+    __slots__ = ("_all", "_counted", "_door", "_pieces", "_text", "session")
 
     def __init__(
         self,
-        connection: ServerConnection,
+        wire: Wire,
         hub: Hub,
         outlets: Outlets,
         door: Door,
         principal: Principal | None,
+        all_: set["_Client"],
         opening: Opening = (),
     ) -> None:
-        self.wake = Outlet(connection, outlets)
-        self._connection, self._door, self._counted = connection, door, principal
-        peer = connection.remote_address
-        self._address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
-        guard, set_ = door.authority, self.wake.set
-        self.session = Session(hub, clock(), set_, guard, principal, self._note, self._address, opening)
-        self.wake.open(self.session)
+        super().__init__(wire, outlets)
+        self._door, self._counted, self._all = door, principal, all_
+        self._pieces: list[bytes] | None = None
+        self._text = True
+        all_.add(self)
+        metrics.CLIENTS.set(len(all_))
+        door.enter(principal)
+        address = _address(wire)
+        self.session = Session(hub, clock(), self.set, door.authority, principal, self._note, address, opening)
+        self.speak(self.session)
 
-    async def run(self) -> None:
-        self._door.enter(self._counted)
-        try:
-            while (message := await self._receive()) is not None:
-                self._take(message)
-                self.wake.set()
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._door.leave(self._counted)
+        self.session.release()
+        self.close()
+        self._all.discard(self)
+        metrics.CLIENTS.set(len(self._all))
+
+    def receive(self, frame: Frame) -> None:
+        """Put the pieces of messages together, and obey what is whole."""
+        if self.session.closing is not None:
+            return
+        if frame.opcode is not Opcode.CONT:
+            self._text = frame.opcode is Opcode.TEXT
+        if frame.fin and self._pieces is None:
+            self._obey(bytes(frame.data))
+            return
+        self._pieces = [*(self._pieces or ()), bytes(frame.data)]
+        if len(self._pieces) > FRAGMENTS_MAX:
             self.session.refuse(Code.POLICY, "fragments", f"a message comes in at most {FRAGMENTS_MAX} pieces")
-            self.wake.set()
-            await self._connection.wait_closed()
-        except ConnectionClosed:
-            pass
-        finally:
-            self._door.leave(self._counted)
-            self.session.release()
-            self.wake.close()
+            self.set()
+        elif frame.fin:
+            whole, self._pieces = b"".join(self._pieces), None
+            self._obey(whole)
 
-    async def _receive(self) -> str | bytes | None:
-        """The next message; None for one that came in too many pieces."""
-        pieces: list[Any] = []
-        async for piece in self._connection.recv_streaming():
-            pieces.append(piece)
-            if len(pieces) > FRAGMENTS_MAX:
-                return None
-        whole: str | bytes = pieces[0][:0].join(pieces)
-        return whole
+    def _obey(self, data: bytes) -> None:
+        try:
+            message = data.decode() if self._text else data
+        except UnicodeDecodeError as error:
+            self._note("bad_text", "ws")
+            self.wire.fail(BAD_TEXT, f"{error.reason} at position {error.start}")
+            return
+        self._take(message)
+        self.set()
 
     def _take(self, message: str | bytes) -> None:
         """Count a message, hand it on, and count the user if it told who he is."""
         who = self._counted
-        if self.session.closing is not None:
-            return
         if who is not None and who.kind != "local":
             limiter = self._door.limiter
             if not (limiter.take("messages", who.subject) and limiter.take("bytes", who.subject, len(message))):
@@ -361,16 +367,16 @@ class _Client:
 
     def _note(self, reason: str, what: str) -> None:
         who = self.session.principal if hasattr(self, "session") else None
-        self._door.note(reason, self._address, user=who.subject if who else "", wanted=what)
+        self._door.note(reason, _address(self.wire), user=who.subject if who else "", wanted=what)
 
     def tick(self, now: Instant) -> None:
-        """Let time pass; cut the connection if its buffer has been full for too long, or pongs pile up."""
-        stuck = self.wake.full_since_ns and now.mono_ns - self.wake.full_since_ns > BEHIND_S_MAX * 1e9
-        if stuck or self._connection.transport.get_write_buffer_size() > UNASKED_BYTES_MAX:
+        """Let time pass; cut the connection if its buffer has been full for too long."""
+        if self.full_since_ns and now.mono_ns - self.full_since_ns > BEHIND_S_MAX * 1e9:
             metrics.ABORTED.inc()
-            self._connection.transport.abort()
+            self.wire.transport.abort()
             return
-        self.session.tick(now)
+        if self.session.tick(now):
+            self.flush(now)
 
 
 async def serve(

@@ -10,17 +10,16 @@ falls back into the past (*lossless*) as far as topic and lake go.
 Pulling is driven by whoever can send; publishing only wakes. Callers say what time it is.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from ws_gateway.catalogue import CURSOR, GRID, stream
 from ws_gateway.channel import Channel, Gap, Instant
 from ws_gateway.clock import NEVER, ReplayClock
+from ws_gateway.cohort import Cohort
 from ws_gateway.frames import (
     END_OF_STREAM,
-    HEADER,
-    U32_MAX,
-    VERSION,
     Block,
     Encoder,
     Flag,
@@ -37,7 +36,7 @@ from ws_gateway.rings import Row
 
 BACKLOG_BYTES_MAX: Final = 2 << 20
 """Encoded rows that a client may be behind, over all its subscriptions, before it is taken to the newest. Together with
-the socket's buffer (server.WRITE_BYTES_MAX) and one message in the making it stays below 4 MiB a client. Much less
+the socket's buffer (wire.WRITE_BYTES_MAX) and one message in the making it stays below 4 MiB a client. Much less
 would conflate healthy browsers during a burst; more only makes slow ones look at older rows."""
 
 BACKLOG_ROWS_MAX: Final = 4_096
@@ -61,7 +60,6 @@ class Pulled(NamedTuple):
 
 
 _NOTHING: Final = Pulled()
-_BATCH: Final = int(Kind.BATCH)
 
 
 class Subscription:
@@ -74,11 +72,29 @@ class Subscription:
         live: whether it has caught up with what is live; a replay is not.
         clock: of its replay; others may be on it.
         tape_id: identity of the tape; a client that knows another one subscribes anew.
+        wake: called when there may be something for it.
+        cohort: which sends for it meanwhile; its place and numbers are known again after `part`.
     """
 
-    def __init__(self, channel: Channel, request: Request, reading: Reading, clock: ReplayClock, tape_id: str) -> None:
+    __slots__ = (
+        "_awaits", "_caught_up_at", "_digest", "_digest_due_ns", "_digested", "_encoder", "_interval_ns", "_layout",
+        "_mono_ns", "_rate_due_ns", "_replayed", "_simple", "_start", "_steps", "_stream", "_turn", "_waits_until_ns",
+        "channel", "clock", "cohort", "dropped", "left_out", "live", "number", "reading", "request", "sent",
+        "sent_t_ns", "tape_id", "wake",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        channel: Channel,
+        request: Request,
+        reading: Reading,
+        clock: ReplayClock,
+        tape_id: str,
+        wake: Callable[[], None],
+    ) -> None:
         self.channel, self.request, self.reading, self.clock = channel, request, reading, clock
-        self.tape_id = tape_id
+        self.tape_id, self.wake = tape_id, wake
+        self.cohort: Cohort | None = None
         self.number = self.left_out = self.dropped = 0
         self.live = False
         self.sent: Row | None = None
@@ -91,7 +107,7 @@ class Subscription:
         self._awaits = self._replayed = False
         self._rate_due_ns = self._waits_until_ns = self._mono_ns = 0
         self._interval_ns = int(1e9 / request.max_rate_hz) if request.max_rate_hz else 0
-        self._digest, self._digested, self._digest_due_ns = sha256(), 0, 0
+        self._digest, self._digested, self._digest_due_ns = sha256() if request.digest else None, 0, 0
         self._simple = not (request.digest or request.max_rate_hz)
         self._layout: Layout | None = None
         self._start = request.start
@@ -177,9 +193,12 @@ class Subscription:
 
     def position(self) -> dict[str, Any]:
         """Cursor of the last row sent, how far event time has gone on since (ms), and whether that is live."""
-        newest = self.channel.ring.newest
-        lag_ns = newest.t_ns - self.sent_t_ns if newest and self.sent else 0
-        cursor = self._cursor(self.sent) if self.sent else ""
+        newest, sent, t_ns = self.channel.ring.newest, self.sent, self.sent_t_ns
+        if self.cohort is not None and self.cohort.last is not None and self.cohort.sent_to(self):
+            last = self.cohort.last
+            sent, t_ns = (*last.place, last.rows - 1), int(last.times[-1])
+        lag_ns = newest.t_ns - t_ns if newest and sent else 0
+        cursor = self._cursor(sent) if sent else ""
         return {"cursor": cursor, "lag_ms": max(0, lag_ns) // 1_000_000, "live": self.live}
 
     def due_ns(self) -> int:
@@ -212,32 +231,36 @@ class Subscription:
         except Refusal as refusal:
             return Pulled(failed=refusal)
 
-    def pull_newest(self, now: Instant) -> Parts | None:
-        """The newest row for a reader that has all before it, in which nothing is special; None otherwise.
+    def join(self, wire: Any) -> None:
+        """Nothing goes out for now: if only the newest rows are waited for, let the cohort send them.
 
-        Nearly all messages of a busy gateway are such, a thousand for each row. `pull` gives the same and takes longer.
+        Args:
+            wire: the client's, on which the cohort's crew writes.
         """
         encoder, clock = self._encoder, self.clock
-        if not (self.live and self._simple and encoder is not None):
-            return None
-        if clock.paused or clock.factor is not None or clock.turn != self._turn or self.channel.closed:
-            return None
-        block = self.reading.only_newest()
-        if block is None:
-            return None
-        try:
-            newest = encoder.newest(block)
-        except SchemaChangedError:
-            return None  # `pull` will say so
-        self.reading.took(block)
-        arrived_ns, left_out = block.arrived_ns, self.left_out
-        age_us = 0 if arrived_ns < 0 else min(max(0, (now.wall_ns - arrived_ns) // 1000), U32_MAX)
-        header = HEADER.pack(VERSION, _BATCH, 0, self.request.id, self.number, min(left_out, U32_MAX), age_us)
-        self.number += 1
-        self.left_out = 0
-        self.sent, self.sent_t_ns = (block.seq, block.part, 0), newest.t_ns
-        clock.shown_ns = max(clock.shown_ns, newest.t_ns)
-        return header, newest.frame.payload
+        if self.cohort is not None or encoder is None or not (self.live and self._simple) or self.left_out:
+            return
+        if clock.shared or clock.paused or clock.factor is not None or self.turned or self._awaits:
+            return
+        if self.channel.closed or self.channel.ended or not self.reading.at_edge:
+            return
+        cohort = self.channel.cohort(encoder)
+        if cohort.join(self, wire):
+            self.cohort = cohort
+            self.channel.readers.pop(self, None)
+
+    def part(self) -> None:
+        """Go by itself again, from where the cohort is."""
+        cohort, self.cohort = self.cohort, None
+        if cohort is None:
+            return
+        number, last = cohort.leave(self), cohort.last
+        self.channel.readers[self] = self.wake
+        if number > self.number and last is not None:
+            self.number, self.sent = number, (*last.place, last.rows - 1)
+            self.sent_t_ns = int(last.times[-1])
+            self.clock.shown(self.sent_t_ns)
+            self.reading.follow(cohort.number, last)
 
     def _begin(self, now: Instant) -> Pulled:
         """The schema, once the rows' radius is known."""
@@ -249,6 +272,7 @@ class Subscription:
         if self._layout is None:
             return _NOTHING
         self._encoder = self.channel.encoder(self._layout)
+        self._layout = self._encoder.layout
         self._digest_due_ns = now.mono_ns + DIGEST_NS
         return Pulled(data=self._send(Kind.SCHEMA, self._encoder.schema_frame))
 
@@ -356,6 +380,8 @@ class Subscription:
 
     def _at_end(self, now: Instant, notices: tuple[dict[str, Any], ...]) -> Pulled:
         """Nothing to send: because the tape ended, or for now."""
+        if self.paused:
+            self.reading.rest()
         if not self.reading.ended or self.paused or self.reading.peek(now.mono_ns) is not None:
             return Pulled(notices=notices)
         if self._digested:
@@ -425,12 +451,13 @@ class Subscription:
         return Pulled(notices=({"op": "subscribed", **self.describe()},))
 
     def _send(self, kind: Kind, frame: Frame, flags: Flag = Flag.NONE, age_us: int = 0) -> Parts:
-        if self.request.digest:
+        if self._digest is not None:
             self._digest.update(frame.hash)
             self._digested += 1
         return self._message(kind, frame.payload, flags, age_us)
 
     def _make_digest(self, now: Instant) -> Parts:
+        assert self._digest is not None, "something was digested"
         made = self._digest.digest()
         self._digest, self._digested, self._digest_due_ns = sha256(), 0, now.mono_ns + DIGEST_NS
         return self._message(Kind.DIGEST, made)

@@ -117,6 +117,8 @@ class Reader:
                     _after_handshake(sock, patient=True)
                 sock.send(masked(subscribe))
             self._selector.register(sock, selectors.EVENT_READ, flow)
+            if number % 16 == 0:
+                self._poll(0)  # pings want answers, however long connecting takes
         return {"connected": len(self._flows), "seconds": time.monotonic() - begin_s}
 
     def read(self, frames: int, seconds: float = 120.0) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from schemas import bins, trades
 from schemas.columns import empty_table
 from ws_gateway.channel import Instant
 from ws_gateway.fanout import Hub, Name, Tape
-from ws_gateway.frames import HEADER, Block
+from ws_gateway.frames import BINARY_FRAME, HEADER, Block, Kind, frame_start
 from ws_gateway.protocol import Session
 
 TAPE, INSTRUMENT = "t1", "GLBX.MDP3:ESH4"
@@ -40,11 +40,44 @@ def trades_block(seq, rows=1):
     return Block(seq, 0, table, 100 * rows, -1, int(seq * 100_000_000), "run-1", "ts_ns")
 
 
-class World:
-    """A hub, a clock, and sessions on them."""
+class Wire:
+    """What a cohort wrote for one session; a full one takes what is written and no more after it."""
 
-    def __init__(self, ring_bytes_max=256 << 20, library=None):
-        self.hub = Hub(ring_bytes_max, library)
+    def __init__(self):
+        self.frames, self.full = [], False
+
+
+class Crew:
+    """Writes for cohorts when the test lets it."""
+
+    def __init__(self):
+        self.waiting, self.together = [], 0
+
+    def due(self, cohort):
+        self.waiting.append(cohort)
+
+    def spread(self, members, begin, sent, age_us, payload):
+        for base, number, wire in members.values():
+            wire.frames.append(HEADER.pack(1, Kind.BATCH, 0, number, base + sent, 0, age_us) + payload)
+            assert begin == frame_start(BINARY_FRAME, len(wire.frames[-1]))
+        self.together += len(members)
+        return [member for member, (_, _, wire) in members.items() if wire.full]
+
+    def work(self, now):
+        while self.waiting:
+            self.waiting.pop(0).step(now)
+
+
+class World:
+    """A hub, a clock, and sessions on them.
+
+    Args:
+        cohorts: whether sessions that have nothing to say let cohorts send for them, as the gateway's do.
+    """
+
+    def __init__(self, ring_bytes_max=256 << 20, library=None, cohorts=False):
+        self.crew, self.cohorts, self.wires = Crew(), cohorts, {}
+        self.hub = Hub(ring_bytes_max, library, self.crew)
         self.hub.set_tapes({TAPE: Tape("id-1", ("main",), (INSTRUMENT,))})
         self.ns = 1_000_000_000_000
         self.seq = 0
@@ -80,10 +113,19 @@ class World:
 
     def drain(self, session, most=10_000):
         """Everything the session has to say now: dicts for text, (header, payload) for data."""
-        out = []
-        while len(out) < most and (message := session.next_message(self.now)) is not None:
+        out, wire = [], self.wires.setdefault(session, Wire())
+        self.crew.work(self.now)
+        while len(out) < most and (message := self._next(session, wire)) is not None:
             out.append(json.loads(message) if isinstance(message, str) else (header(message), message[24:]))
         return out
+
+    def _next(self, session, wire):
+        if wire.frames:
+            return wire.frames.pop(0)
+        message = session.next_message(self.now)
+        if message is None and self.cohorts and session.closing is None:
+            session.settle(wire)
+        return message
 
 
 def header(data):
@@ -91,9 +133,9 @@ def header(data):
     return dict(zip(names, HEADER.unpack_from(data), strict=True))
 
 
-@pytest.fixture
-def world():
-    return World()
+@pytest.fixture(params=[False, True], ids=["alone", "together"])
+def world(request):
+    return World(cohorts=request.param)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,8 @@ def test_a_burst_below_the_limit_is_delivered_whole(world):
     assert all(h["left_out"] == 0 for h in data(seen))
 
 
-def test_a_reader_too_far_behind_gets_the_newest_and_the_count(world):
+def test_a_reader_too_far_behind_gets_the_newest_and_the_count(make_world):
+    world = make_world()
     world.publish()
     session = world.session()
     seen = world.subscribe(session, fields=FIELDS, radius=1)
@@ -58,7 +59,8 @@ def test_a_reader_too_far_behind_gets_the_newest_and_the_count(world):
     assert (after["left_out"], after["flags"]) == (0, 0)
 
 
-def test_the_limit_is_in_bytes_too(world):
+def test_the_limit_is_in_bytes_too(make_world):
+    world = make_world()
     world.publish(radius=400)
     session = world.session()
     everything = ["bin_seq", "add_mass", "pull_mass", "fill_mass", "bid_depth", "ask_depth", "v_add", "v_pull"]
@@ -226,7 +228,7 @@ def test_encoders_go_with_their_last_subscription(world):
     assert len(channel.encoders) == 1
     world.say(session, op="unsubscribe", id=1)
     assert len(channel.encoders) == 0
-    assert not channel.listeners
+    assert not channel.readers
 
 
 STEPS = st.lists(
@@ -302,3 +304,64 @@ def test_an_alias_is_followed_to_its_tape_and_line(world, names):
     assert world.drain(session)[0]["aliases"] == {"best": f"{names['tape']}/tuned"}
     assert world.subscribe(session, tape="best")[-1]["op"] == "subscribed"
     assert {(c.tape, c.line) for c in world.hub.channels} == {(names["tape"], "tuned")}
+
+
+def test_those_who_wait_for_the_newest_row_get_it_together_and_everything_else_alone(make_world):
+    world = make_world(cohorts=True)
+    world.publish(3)
+    sessions = [world.session() for _ in range(5)]
+    seen = [world.subscribe(s, number=n, fields=FIELDS) for n, s in enumerate(sessions)]
+    world.publish(4)
+    seen = [before + world.drain(s) for before, s in zip(seen, sessions, strict=True)]
+    assert world.crew.together == 20
+    for number, messages in enumerate(seen):
+        heads = [m[0] for m in messages if isinstance(m, tuple)]
+        assert [h["number"] for h in heads] == list(range(6))
+        assert {h["id"] for h in heads} == {number}
+    world.say(sessions[0], op="pause", id=0)
+    world.publish(2)
+    assert world.drain(sessions[0]) == []
+    assert [h["number"] for h, _ in world.drain(sessions[1])] == [6, 7]
+    again = world.say(sessions[0], op="resume", id=0)
+    assert [m[0]["number"] for m in again if isinstance(m, tuple)] == [6, 7]
+    assert world.crew.together == 28
+
+
+def test_a_member_whose_socket_is_full_goes_by_itself_and_comes_back(make_world):
+    world = make_world(cohorts=True)
+    world.publish()
+    slow, good = world.session(), world.session()
+    for session in (slow, good):
+        world.subscribe(session, fields=FIELDS, policy="lossless")
+    world.wires[slow].full = True
+    for _ in range(5):
+        world.publish()
+        world.drain(good)
+    assert world.crew.together == 6, "one for both, then four for one"
+    world.wires[slow].full = False
+    assert [h["number"] for h, _ in world.drain(slow)] == [2, 3, 4, 5, 6]
+    world.publish()
+    assert [h["number"] for h, _ in world.drain(slow)] == [7]
+    assert world.crew.together == 8
+
+
+def test_positions_of_members_are_where_they_are(make_world):
+    world = make_world(cohorts=True)
+    world.publish()
+    sessions = [world.session() for _ in range(2)]
+    for session in sessions:
+        world.subscribe(session, fields=FIELDS)
+    world.publish(2)
+    world.wait(1.1)
+    for session in sessions:
+        world.drain(session)
+        assert session.tick(world.now)
+        (told,) = world.drain(session)
+        assert told["op"] == "position"
+        assert told["cursor"].endswith("/2.0.0")
+        assert told["live"]
+    world.say(sessions[0], op="unsubscribe", id=1)
+    world.say(sessions[1], op="unsubscribe", id=1)
+    channel = next(iter(world.hub.channels.values()))
+    assert not channel.cohorts
+    assert not channel.readers

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from runtime.auth import Principal, RefusedError
 from runtime.auth_rules import Role
+from tests.unit.ws_gateway.conftest import INSTRUMENT, TAPE
 from ws_gateway.frames import Kind
 from ws_gateway.protocol import (
     CLIENT_OPS,
@@ -140,7 +141,7 @@ def test_offences_end_the_connection_with_1008(world, text, word):
     assert word in bye["reason"]
     assert bye["retry_after_ms"] > 0
     assert session.closing.code == Code.POLICY
-    assert not world.hub.channels[next(iter(world.hub.channels))].listeners
+    assert not world.hub.channels[next(iter(world.hub.channels))].readers
 
 
 @pytest.mark.parametrize("message", [{}, {"op": 3}, {"op": "nope"}, {"op": "pause"}, {"op": "pause", "id": "1"}])
@@ -345,6 +346,60 @@ def test_a_token_is_refreshed_in_band_by_the_same_user(world):
     assert session.closing is None
 
 
+@pytest.mark.parametrize("op", ["pause", "resume", "step", "seek", "speed"])
+def test_whoever_may_have_no_clock_any_more_moves_none(world, op):
+    """Ann was a trader when she took a clock; as a viewer she is still on it, and others of hers are too."""
+    noted = []
+    world.publish(3)
+    session = world.session(guard=Guard(), on_refused=lambda *what: noted.append(what))
+    world.say(session, op="auth", token="ann trader")
+    assert "subscribed" in ops(world.subscribe(session, clock="c"))
+    clock = session._entries[1].subscription.clock
+    assert world.say(session, op="auth", token="ann viewer") == []
+    before = (clock.paused, clock.turn, clock.factor)
+    known = {"seek": {"to": "bin/1"}, "speed": {"factor": 2}}.get(op, {})
+    assert world.say(session, op=op, id=1, **known)[-1]["code"] == "forbidden"
+    assert (clock.paused, clock.turn, clock.factor) == before
+    assert noted[-1][0] == "forbidden"
+
+
+def test_a_clock_of_that_name_is_each_users_own(world):
+    world.publish(3)
+    sessions = []
+    for token in ("ann trader", "bob trader", "eve admin"):
+        session = world.session(guard=Guard())
+        world.say(session, op="auth", token=token)
+        world.subscribe(session, clock="c")
+        sessions.append(session)
+    world.say(sessions[1], op="pause", id=1)
+    assert [s._entries[1].subscription.clock.paused for s in sessions] == [False, True, False]
+
+
+@pytest.mark.parametrize("known", [{"clock": "c"}, {"from": "@5"}, {"from": "bin/0"}])
+def test_what_an_address_asks_for_passes_the_same_judge(world, known):
+    noted = []
+    world.publish(3)
+    opening = [{"op": "subscribe", "id": 1, "tape": TAPE, "instrument": INSTRUMENT, **known}]
+    session = world.session(guard=Guard(), opening=opening, on_refused=lambda *what: noted.append(what))
+    said = world.say(session, op="auth", token="ann viewer")
+    assert ops(said) == ["hello", "error"]
+    assert said[-1]["code"] == "forbidden"
+    assert session._entries == {}
+    assert noted[-1][0] == "forbidden"
+    other = world.session(guard=Guard(), opening=opening)
+    assert "subscribed" in ops(world.say(other, op="auth", token="ann trader"))
+
+
+def test_each_refusal_is_noted(world):
+    noted = []
+    session = world.session(guard=Guard(), on_refused=lambda *what: noted.append(what))
+    world.subscribe(session)
+    world.say(session, op="auth", token="ann viewer")
+    world.say(session, op="auth", token="bob viewer")
+    world.say(session, op="step", id=1)
+    assert noted == [("unauthenticated", "ws subscribe"), ("another_user", "ws auth"), ("forbidden", "ws step")]
+
+
 def test_a_token_that_has_ended_already_opens_nothing(world):
     guard = Guard()
     guard.gone["ann"] = "expired"
@@ -375,9 +430,10 @@ def test_viewers_do_not_replay(world, message):
 def test_release_lets_go_of_every_channel(world):
     session = reach(world, Track.RUNNING)
     channel = next(iter(world.hub.channels.values()))
-    assert channel.listeners
+    assert channel.readers or channel.cohorts
     session.release()
-    assert not channel.listeners
+    assert not channel.readers
+    assert not channel.cohorts
     session.receive('{"op":"pause","id":1}', world.now)
     assert world.drain(session) == []
 

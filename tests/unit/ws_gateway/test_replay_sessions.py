@@ -56,9 +56,9 @@ class Archive:
 class Past(World):
     """A world whose ring holds ten bins, with an archive of all of them."""
 
-    def __init__(self, ring_bytes_max=10_000):
+    def __init__(self, ring_bytes_max=10_000, cohorts=False):
         library = Library()
-        super().__init__(ring_bytes_max, library)
+        super().__init__(ring_bytes_max, library, cohorts)
         self.archive = Archive(library)
 
     def publish(self, count=1, rows=1, **known):
@@ -84,9 +84,9 @@ class Past(World):
         raise AssertionError("reading never ends")
 
 
-@pytest.fixture
-def past():
-    return Past()
+@pytest.fixture(params=[False, True], ids=["alone", "together"])
+def past(request):
+    return Past(cohorts=request.param)
 
 
 def rows_of(messages, column="bin_seq"):
@@ -334,6 +334,49 @@ def test_a_step_on_a_shared_clock_moves_everyone(past):
     assert times[-1] <= 13 * CELL_NS
 
 
+def test_who_waits_holds_no_segment_and_gets_every_row_all_the_same(past):
+    """A message may be 8 MiB; clients that take nothing must not keep one each."""
+    past.archive.size = 100
+    past.publish(200)
+    session = past.session()
+    asked = {"stream": "grid", "tape": TAPE, "instrument": INSTRUMENT, "from": "bin/0", "fields": FIELDS}
+    session.receive(json.dumps({"op": "subscribe", "id": 1, "policy": "lossless", **asked}), past.now)
+    seen, held = [], []
+    for _ in range(20):
+        seen += past.drain(session, 1)
+        reading = session._entries[1].subscription.reading
+        held.append(reading._segment is not None)
+        session.rest()
+        assert reading._segment is None
+    assert any(held)
+    assert rows_of(seen) == list(range(200))
+    assert told(seen, "gap") == []
+
+
+def test_a_gap_before_a_segment_is_told_once_though_its_reader_rested(past):
+    past.publish(60)
+    past.archive.kept_from = 20
+    session = past.session()
+    seen = past.subscribe(session, **{"from": cursor(3), "fields": FIELDS})
+    for _ in range(50):
+        session.rest()
+        seen += past.drain(session, 1)
+    assert len(told(seen, "gap")) == 1
+    assert rows_of(seen) == list(range(20, 60))
+
+
+def test_a_paused_replay_holds_no_segment(past):
+    past.publish(60)
+    session = past.session()
+    seen = past.subscribe(session, fields=FIELDS)
+    past.say(session, op="pause", id=1)
+    seen += past.say(session, op="seek", id=1, to="bin/2")
+    assert session._entries[1].subscription.reading.number is None
+    assert session._entries[1].subscription.reading._segment is None
+    seen += past.say(session, op="step", id=1, bins=3)
+    assert rows_of(seen) == [59, 2, 3, 4, 5]
+
+
 def test_digests_are_those_of_the_frames_since_the_last_one(past):
     past.publish(5)
     session = past.session()
@@ -428,9 +471,11 @@ def _schema(world, name):
 class Client(RuleBasedStateMachine):
     """Anything a client may do, while the market goes on: what it gets is always explained."""
 
-    @initialize(policy=st.sampled_from(["conflate", "lossless"]), rate=st.sampled_from([None, 4]))
-    def begin(self, policy, rate):
-        self.world = Past(ring_bytes_max=20_000)
+    @initialize(
+        policy=st.sampled_from(["conflate", "lossless"]), rate=st.sampled_from([None, 4]), cohorts=st.booleans()
+    )
+    def begin(self, policy, rate, cohorts):
+        self.world = Past(ring_bytes_max=20_000, cohorts=cohorts)
         self.world.publish(60)
         self.policy = policy
         self.session = self.world.session()

@@ -50,6 +50,14 @@ def test_rows_from_a_bin_and_a_time(blocks, trade_blocks):
     assert Ring().from_time(5) == 0
 
 
+def test_records_of_several_producers_are_not_in_the_order_of_their_times(trade_blocks):
+    ring = Ring()
+    for seq in (0, 1, 2, 3, 0, 1, 2, 3):
+        ring.append(trade_blocks(seq))
+    assert ring.from_time(200_000_000, ordered=False) == 2
+    assert ring.from_time(400_000_000, ordered=False) == ring.next_row
+
+
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5)), max_size=60), st.integers(1000, 12_000))
 def test_the_budget_holds_and_only_the_oldest_go(blocks_of, limit):
     budget, rings, seen = Budget(limit), [Ring(), Ring(), Ring()], []
