@@ -27,6 +27,7 @@ def esh4_report(report: Callable[..., Any], esh4: Path, folder: Path) -> dict[st
     made: dict[str, Any] = report("run", esh4, "--tape", "t1", "--data", folder, "--report", folder / "r.json")
     return made
 
+
 NOTHING_SAID = {"gaps": 0, "events": 0, "dead_letters": 0}
 """Records of a tape without a fault."""
 
