@@ -156,3 +156,21 @@ def test_importing_is_light():
     script = "import sys, barograph; print([m for m in ('pyarrow','polars','numpy','websockets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_arrow_polars_and_numpy_are_views_into_what_the_socket_gave(dtype):
+    async def main():
+        async with gateway() as (url, _, _), barograph.connect(url) as client:
+            return (await take(client.subscribe("grid", **WHAT, start="bin/0", dtype=dtype), 1))[0]
+
+    frame = asyncio.run(main())
+    came = np.frombuffer(frame.payload, np.uint8)
+    names = frame.to_arrow().schema.names
+    assert len(names) > 10
+    for name in names:
+        assert np.shares_memory(frame.to_numpy(name), came), name
+        assert np.shares_memory(frame.to_polars()[name].to_numpy(), came), name
+        column = frame.to_arrow().column(name)
+        data = column.buffers()[-1]
+        assert came.ctypes.data <= data.address < came.ctypes.data + came.nbytes
