@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEADER: Final = struct.Struct("<BBHIQII")
+VERSION: Final = 1
 SCHEMA, BATCH, DIGEST, END = 0, 1, 2, 3
 _REPLAYED, _GAP, _CONFLATED = 1, 2, 4
 
@@ -35,11 +36,15 @@ class Frame:
         replayed: whether the rows are from the past, sent to catch up.
         gap_before: whether the source lacks rows before these; what is missing stands in `Subscription.gaps`.
         conflated: whether these are the first rows after some that were left out.
+        turn: seeks that were answered before it; a frame of an earlier turn is of the place before.
     """
 
-    __slots__ = ("_batch", "_payload", "_schema", "age_us", "conflated", "gap_before", "left_out", "number", "replayed")
+    __slots__ = (
+        "_batch", "_payload", "_schema", "age_us", "conflated", "gap_before", "left_out", "number", "replayed", "turn",
+    )  # fmt: skip
 
-    def __init__(self, data: bytes, schema: bytes) -> None:
+    def __init__(self, data: bytes, schema: bytes, turn: int = 0) -> None:
+        self.turn = turn
         _, _, flags, _, self.number, self.left_out, self.age_us = HEADER.unpack_from(data)
         self.replayed, self.gap_before = bool(flags & _REPLAYED), bool(flags & _GAP)
         self.conflated = bool(flags & _CONFLATED)

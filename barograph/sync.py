@@ -6,7 +6,8 @@
         for frame in client.subscribe("grid", tape="demo", instrument="SIM:ES"):
             print(frame.to_polars())
 
-An event loop runs in a thread of its own, so it also works where one runs already, as in Jupyter.
+A notebook may do without `with`: `client = barograph.sync.connect(...)` is connected, and `client.close()` ends it. An
+event loop runs in a thread of its own, so it also works where one runs already, as in Jupyter.
 """
 
 import asyncio
@@ -18,12 +19,13 @@ from typing import Any, Self, TypeVar
 from barograph import client
 from barograph.client import Token
 from barograph.frame import Frame
+from runtime.errors import UsageError
 
 T = TypeVar("T")
 
 
 class Subscription:
-    """The frames of one subscription, as an iterator; see `barograph.Subscription` for its attributes."""
+    """The frames of one subscription, as an iterable; see `barograph.Subscription` for its attributes."""
 
     def __init__(self, owner: "Client", inner: client.Subscription) -> None:
         self._owner, self._inner = owner, inner
@@ -34,7 +36,8 @@ class Subscription:
             while (frame := self._owner.run(_next(frames))) is not None:
                 yield frame
         finally:
-            self._owner.run(_close(frames))
+            if not self._owner.closed:
+                self._owner.run(frames.aclose())
 
     def __getattr__(self, name: str) -> Any:
         """What the asynchronous subscription has: values as they are, operations waited for."""
@@ -48,25 +51,29 @@ _OPERATIONS = frozenset({"seek", "pause", "resume", "step", "speed"})
 
 
 class Client:
-    """A connection to a gateway, as a context manager; made by `connect`."""
+    """A connection to a gateway, made by `connect`; ended by `close`, or by leaving its `with`."""
 
     def __init__(self, inner: client.Client) -> None:
         self._inner = inner
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="barograph-client", daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
         try:
             self.run(self._inner.__aenter__())
         except BaseException:
             self._end()
             raise
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.run(self._inner.__aexit__())
-        self._end()
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._loop.is_closed()
 
     @property
     def hello(self) -> dict[str, Any]:
@@ -77,8 +84,21 @@ class Client:
         """As `barograph.Client.subscribe`."""
         return Subscription(self, self._inner.subscribe(stream, **what))
 
+    def close(self) -> None:
+        """End the connection; a second time does nothing."""
+        if not self.closed:
+            self.run(self._inner.__aexit__())
+            self._end()
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the client's loop and wait for it; Ctrl-C ends the wait and the work."""
+        """Run a coroutine on the client's loop and wait for it; Ctrl-C ends the wait and the work.
+
+        Raises:
+            UsageError: the client is closed.
+        """
+        if self.closed:
+            work.close()
+            raise UsageError("the client is closed", remedy="connect again")
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -92,14 +112,10 @@ class Client:
         self._loop.close()
 
 
-async def _next(frames: Any) -> Frame | None:
+async def _next(frames: client.Frames) -> Frame | None:
     return await anext(frames, None)
 
 
-async def _close(frames: Any) -> None:
-    await frames.aclose()
-
-
 def connect(url: str, *, token: Token | None = None, patience_s: float = 60.0) -> Client:
-    """As `barograph.connect`, to be used with `with`."""
+    """As `barograph.connect`, but connected at once."""
     return Client(client.connect(url, token=token, patience_s=patience_s))

@@ -1,7 +1,6 @@
 """The public client against a real gateway with synthetic rows."""
 
 import asyncio
-import contextlib
 import itertools
 import queue
 import subprocess
@@ -16,32 +15,8 @@ import barograph
 import barograph.sync
 from barograph.frame import BATCH, DIGEST, END, HEADER, SCHEMA
 from runtime.errors import MissingServiceError
-from tests.browser.synthetic import SyntheticFeeder
+from tests.unit.barograph.live_gateway import WHAT, cut, gateway, relay, take
 from ws_gateway import frames
-from ws_gateway.server import Gateway
-
-WHAT = {"tape": "synthetic", "instrument": "GLBX.MDP3:ESH4"}
-
-
-@contextlib.asynccontextmanager
-async def gateway(**known):
-    feeder = SyntheticFeeder(**{"period_s": 0.005, "history": 5, **known})
-    stop, ready = asyncio.Event(), asyncio.Future()
-    task = asyncio.create_task(Gateway(feeder).run("127.0.0.1", 0, stop, ready.set_result))
-    try:
-        yield f"ws://127.0.0.1:{await ready}/v1/stream", feeder, stop
-    finally:
-        stop.set()
-        await task
-
-
-async def take(subscription, count):
-    out = []
-    async for frame in subscription:
-        out.append(frame)
-        if len(out) == count:
-            return out
-    return out
 
 
 def test_the_header_is_the_gateways():
@@ -109,38 +84,6 @@ def test_a_gateway_that_leaves_ends_the_iteration_with_the_cursor():
     error = asyncio.run(main())
     assert "1012" in str(error)
     assert error.cursor.startswith("synthetic/main/grid/")
-
-
-@contextlib.asynccontextmanager
-async def relay(url):
-    """A TCP relay before a gateway; the list it gives holds the connections through it, to be cut."""
-    host, port = url.split("/")[2].split(":")
-    through = []
-
-    async def pump(reader, writer):
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader, writer):
-        there_reader, there_writer = await asyncio.open_connection(host, int(port))
-        through.append((writer, there_writer))
-        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/stream", through
-    finally:
-        server.close()
-
-
-def cut(through):
-    """End every connection at once, without a word."""
-    while through:
-        for writer in through.pop():
-            writer.transport.abort()
 
 
 def test_a_broken_connection_is_made_again_and_every_row_comes_once():
@@ -213,3 +156,21 @@ def test_importing_is_light():
     script = "import sys, barograph; print([m for m in ('pyarrow','polars','numpy','websockets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_arrow_polars_and_numpy_are_views_into_what_the_socket_gave(dtype):
+    async def main():
+        async with gateway() as (url, _, _), barograph.connect(url) as client:
+            return (await take(client.subscribe("grid", **WHAT, start="bin/0", dtype=dtype), 1))[0]
+
+    frame = asyncio.run(main())
+    came = np.frombuffer(frame.payload, np.uint8)
+    names = frame.to_arrow().schema.names
+    assert len(names) > 10
+    for name in names:
+        assert np.shares_memory(frame.to_numpy(name), came), name
+        assert np.shares_memory(frame.to_polars()[name].to_numpy(), came), name
+        column = frame.to_arrow().column(name)
+        data = column.buffers()[-1]
+        assert came.ctypes.data <= data.address < came.ctypes.data + came.nbytes
