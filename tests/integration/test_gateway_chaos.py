@@ -19,7 +19,7 @@ def test_slow_clients_cost_the_others_nothing() -> None:
     assert slow_faults(made) == [], made
     assert made["frames"]["healthy"] > 1_000
     assert made["left_out"]["lame"] > 0
-    assert made["cut"]["slow"] + made["cut"]["dead"] > 0
+    assert made["cut"]["dead"] > 0
 
 
 @pytest.mark.real

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any, Final, Self
 from control.embedded.kafka import EmbeddedKafka
 from tests.integration.chaos.course import hash_of, keep, say
 from tests.integration.chaos.gateway_world import INSTRUMENT, Copy, Feed, Relay, free_port, gateway_of, relayed
-from tests.integration.chaos.world import Processes, StuckError
+from tests.integration.chaos.world import PATIENCE_S, Processes, StuckError
 from tests.integration.conftest import ROOT
 
 KILLS: Final = int(os.environ.get("CHAOS_KILLS", "100"))
@@ -34,7 +35,7 @@ CLIENTS: Final = int(os.environ.get("CHAOS_CLIENTS", "1000"))
 FLAT_S: Final = float(os.environ.get("CHAOS_FLAT_S", "600"))
 
 SHARES: Final = {"slow": 0.05, "dead": 0.01, "lame": 0.01}
-"""Of the clients: those that read 1 kB/s, nothing, and a fifth of what comes; the last are conflated and not cut."""
+"""Of the clients: those that read 1 kB/s, nothing, and a third of what comes; the last are conflated and not cut."""
 
 PAIRS: Final = 7
 PHASE_S: Final = 20.0
@@ -161,8 +162,8 @@ def _phase(crowd: Piped, shape: Shape) -> dict[str, Any]:
 
 def _flat(market: Piped, crowd: Piped, shape: Shape) -> tuple[list[dict[str, Any]], Counter[str], dict[str, Any]]:
     """What the gateway holds while all read on: after a time in which the slow ones fill up."""
-    crowd.ask(do="go", seconds=min(30.0, shape.flat_s))
-    samples, cut, last = [market.ask()], Counter[str](), {}
+    cut = Counter(crowd.ask(do="go", seconds=min(30.0, shape.flat_s))["cut"])
+    samples, last = [market.ask()], dict[str, Any]()
     end_s = time.monotonic() + shape.flat_s
     while time.monotonic() < end_s:
         last = crowd.ask(do="go", seconds=min(5.0, shape.flat_s / 4))
@@ -245,19 +246,21 @@ async def strike(folder: Path, count: int, *, clients: int = 4, rate_hz: float =
                 copies = [Copy() for _ in range(clients)]
                 await _until_listed(url, feed.tape)
                 readers = [asyncio.create_task(copy.fill(url, feed.tape)) for copy in copies]
-                struck = Counter[str]()
+                struck, back = Counter[str](), list[float]()
                 target = Target(broker, gateway, relay, rng)
+                await _news(copies, readers)
                 for name in plan(count, rng):
-                    await asyncio.sleep(rng.uniform(0.2, 4.0))
+                    await asyncio.sleep(rng.uniform(0.1, 4.0))
                     await getattr(target, name)()
                     struck[name] += 1
+                    if rng.random() < 0.7:  # the others are struck again before all of them are back
+                        back.append(await _news(copies, readers))
                     say(f"{sum(struck.values())} of {count}: {name}; rows so far {[len(c.bins) for c in copies]}")
                 bins = await asyncio.to_thread(feed.finish)
                 await asyncio.wait(readers, timeout=120)
                 for reader in readers:
                     reader.cancel()
-                await asyncio.gather(*readers, return_exceptions=True)
-                stuck = sum(reader.cancelled() for reader in readers)
+                ends = await asyncio.gather(*readers, return_exceptions=True)
     finally:
         await asyncio.to_thread(broker.stop)
     told = [copy.unexplained(bins) for copy in copies]
@@ -266,16 +269,31 @@ async def strike(folder: Path, count: int, *, clients: int = 4, rate_hz: float =
         "clients": clients,
         "bins": bins,
         "seconds": round(time.monotonic() - began_s),
+        "back_s_p50_max": [round(statistics.median(back), 2), round(max(back), 2)] if back else [],
         "resumed": [copy.resumed for copy in copies],
         "gaps_told": [len(copy.gaps) for copy in copies],
         "unexplained": sum(missing for missing, _ in told),
         "twice": sum(twice for _, twice in told),
         "wrong_frames": sum(copy.wrong for copy in copies),
-        "stuck": stuck,
-        "failures": [copy.failure for copy in copies if copy.failure],
+        "stuck": sum(isinstance(end, asyncio.CancelledError) for end in ends),
+        "failures": [f"{type(e).__name__}: {e}" for e in ends if isinstance(e, Exception)],
         "publisher_restarts": feed.restarts,
         "load_average": os.getloadavg()[0],
     }
+
+
+async def _news(copies: Sequence[Copy], readers: Sequence[asyncio.Task[None]]) -> float:
+    """Wait until every client has got something new; how long that took, s.
+
+    Raises:
+        StuckError: one has not for `PATIENCE_S`.
+    """
+    began_s, had = time.monotonic(), [len(copy.bins) for copy in copies]
+    while any(len(copy.bins) == before for copy, before in zip(copies, had, strict=True)):
+        if time.monotonic() - began_s > PATIENCE_S or all(reader.done() for reader in readers):
+            raise StuckError(f"rows that clients have, then and now: {had}, {[len(c.bins) for c in copies]}")
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began_s
 
 
 async def _until_listed(url: str, tape: str) -> None:
@@ -352,7 +370,8 @@ def page(made: dict[str, Any]) -> str:
             "",
             f"Kills: {sum(k['strikes'].values())} at random moments ({_told(k['strikes'])}) under {k['clients']} "
             f"lossless clients behind a relay that can stop forwarding, {k['bins']:,} bins in {k['seconds']:,} s. "
-            f"Connections resumed {k['resumed']} times, gaps told {k['gaps_told']}. Bins neither had nor told as "
+            f"All clients had new rows {_seconds(k['back_s_p50_max'])} after a strike. Connections resumed "
+            f"{k['resumed']} times, gaps told {k['gaps_told']}. Bins neither had nor told as "
             f"missing: {k['unexplained']}; had twice or out of order: {k['twice']}; frames with other cells: "
             f"{k['wrong_frames']}; clients that ended early or not at all: {len(k['failures']) + k['stuck']}. "
             "Every digest of the gateway was that of what came. "
@@ -361,6 +380,10 @@ def page(made: dict[str, Any]) -> str:
     for name in made:
         lines += [f"\n**{name}: {fault}**" for fault in faults_of(name, made[name]["result"])]
     return "\n".join(lines) + "\n"
+
+
+def _seconds(median_and_most: list[float]) -> str:
+    return " and at most ".join(f"{s:g} s" for s in median_and_most) or "at once"
 
 
 def _told(counts: dict[str, int]) -> str:

@@ -28,8 +28,10 @@ BUFFER: Final = memoryview(bytearray(1 << 20))
 SMALL_BUFFER_BYTES: Final = 32 << 10
 """Receive buffer of those who read little: otherwise the kernel would read on for them."""
 
-PACE: Final = {"healthy": 0, "lame": 40_000, "slow": 1_000, "dead": -1}
-"""Bytes a second; 0: all that comes, -1: none."""
+KINDS: Final = ("healthy", "lame", "slow", "dead")
+"""Those that read all that comes, a third of it, 1 kB/s, nothing."""
+
+SLOW_BYTES_S: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Place:
     Attributes:
         port: of the gateway.
         subscribe: text of the subscription.
+        bytes_s: bytes a second that come.
         stamp_at, bin_at: byte offsets of the time of publication (ns, int64) and of the bin's number (int64).
     """
 
     port: int
     subscribe: str
+    bytes_s: float
     stamp_at: int
     bin_at: int
 
@@ -66,7 +70,7 @@ class Member:
         self._buffer = bytearray()
         self._skip = 0
         self.sock = socket.socket()
-        if PACE[kind]:
+        if kind in ("slow", "dead"):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
         self.sock.settimeout(30)
         self.sock.connect(("127.0.0.1", place.port))
@@ -78,6 +82,11 @@ class Member:
             raise ConnectionError(answer.decode(errors="replace"))
         self.sock.sendall(masked(place.subscribe))
         self.sock.setblocking(False)
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the connection is no longer established; what came before may still wait to be read."""
+        return self.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != 1
 
     def read(self, most: int) -> bool:
         """Take what is there; False if the connection was cut."""
@@ -146,8 +155,8 @@ class Crowd:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._selector = selectors.DefaultSelector()
-        self._members: dict[str, list[Member]] = {kind: [] for kind in PACE}
-        self._cut: dict[str, int] = dict.fromkeys(PACE, 0)
+        self._members: dict[str, list[Member]] = {kind: [] for kind in KINDS}
+        self._cut: dict[str, int] = dict.fromkeys(KINDS, 0)
 
     def join(self, kind: str, count: int) -> dict[str, Any]:
         """Connect so many; meanwhile the others read."""
@@ -164,7 +173,7 @@ class Crowd:
 
     def go(self, seconds: float, warm_s: float = 0.0) -> dict[str, Any]:
         """Read for a while as each kind does; those who were cut come back."""
-        self._cut = dict.fromkeys(PACE, 0)
+        self._cut = dict.fromkeys(KINDS, 0)
         begin_s = last_s = time.monotonic()
         counting = False
         while (now_s := time.monotonic()) < begin_s + seconds:
@@ -209,12 +218,12 @@ class Crowd:
                 self._again(key.data)
 
     def _trickle(self, elapsed_s: float) -> None:
-        for kind in ("lame", "slow"):
+        for kind, bytes_s in (("lame", self._place.bytes_s / 3), ("slow", SLOW_BYTES_S)):
             for member in list(self._members[kind]):
-                if not member.read(max(1, int(PACE[kind] * elapsed_s))):
+                if member.was_cut or not member.read(max(1, int(bytes_s * elapsed_s))):
                     self._again(member)
         for member in list(self._members["dead"]):
-            if member.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != 1:  # no longer established
+            if member.was_cut:
                 self._again(member)
 
     def _again(self, member: Member) -> None:

@@ -46,7 +46,8 @@ class Market:
         """What the crowd has to know."""
         asked = {"op": "subscribe", "id": 1, "stream": "grid", "tape": TAPE, "instrument": INSTRUMENT}
         text = json.dumps({**asked, "fields": list(self._layout.fields), "radius": self._layout.radius})
-        return Place(port, text, *(self._offset(name) for name in ("ts_end_ns", "bin_seq")))
+        bytes_s = self._rate_hz * self._layout.row_bytes()
+        return Place(port, text, bytes_s, *(self._offset(name) for name in ("ts_end_ns", "bin_seq")))
 
     def _offset(self, name: str) -> int:
         """Where a column's value stands in a payload of one row."""

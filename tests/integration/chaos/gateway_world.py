@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -177,34 +177,31 @@ class Copy:
         wrong: frames whose cells are not those of their bins.
         gaps: ranges of messages that it was told are missing, each from up to before.
         resumed: times that it went on after a connection.
-        failure: why it ended before the tape did; empty if it did not.
     """
 
     bins: list[int] = field(default_factory=list)
     wrong: int = 0
     gaps: list[tuple[int, int]] = field(default_factory=list)
     resumed: int = 0
-    failure: str = ""
 
     async def fill(self, url: str, tape: str, *, digest: bool = True) -> None:
-        """Read the tape from its first bin to its end; every digest is compared on the way."""
-        try:
-            async with barograph.connect(url, patience_s=120) as client:
-                known = {"fields": FIELDS, "dtype": "f64", "policy": "lossless", "start": "bin/0", "digest": digest}
-                rows = client.subscribe("grid", tape=tape, instrument=INSTRUMENT, **known)  # type: ignore[arg-type]
-                try:
-                    async for frame in rows:
-                        self._take(frame)
-                finally:
-                    self.resumed = rows.resumed
-                    self.gaps = [(parse_cursor(g["from"]).seq, parse_cursor(g["to"]).seq) for g in rows.gaps]
-        except BarographError as error:
-            self.failure = f"{type(error).__name__}: {error}"
+        """Read the tape from its first bin to its end; every digest is compared on the way.
 
-    def _take(self, frame: Any) -> None:
-        table = frame.to_arrow()
-        numbers = table["bin_seq"].to_numpy()
-        cells = table["rest_depth"].combine_chunks().flatten().to_numpy().reshape(len(numbers), -1)
+        Raises:
+            BarographError: it cannot be read to its end, or what came is not what was sent.
+        """
+        async with barograph.connect(url, patience_s=120) as client:
+            known = {"fields": FIELDS, "dtype": "f64", "policy": "lossless", "start": "bin/0", "digest": digest}
+            rows = client.subscribe("grid", tape=tape, instrument=INSTRUMENT, **known)  # type: ignore[arg-type]
+            try:
+                async for frame in rows:
+                    self._take(frame)
+            finally:
+                self.resumed = rows.resumed
+                self.gaps = [(parse_cursor(g["from"]).seq, parse_cursor(g["to"]).seq) for g in rows.gaps]
+
+    def _take(self, frame: barograph.Frame) -> None:
+        numbers, cells = frame.to_numpy("bin_seq"), frame.to_numpy("rest_depth")
         self.wrong += not np.array_equal(cells, value_of(numbers))
         self.bins += numbers.tolist()
 
