@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo bench peers test test-long fuzz chaos chaos-sinks simulate evidence coverage style docs \
+.PHONY: help setup browser demo bench peers test test-long fuzz chaos chaos-sinks chaos-gateway simulate evidence coverage style docs \
   lock clean
 
 help: ## list these targets
@@ -51,6 +51,9 @@ chaos: setup ## every fault on a real broker, determinism, first starts; a table
 
 chaos-sinks: setup ## every fault of the sinks on a real broker, store and bucket; a table in docs/evidence; takes an hour
 	@$(BIN)/python -m tests.integration.chaos.sink_course $(ARGS)
+
+chaos-gateway: setup ## a thousand clients, some slow; kills of gateway, broker, network; a table in docs/evidence; an hour
+	@$(BIN)/python -m tests.integration.chaos.gateway_course $(ARGS)
 
 evidence: setup ## 50,000 random examples of the engine against its oracle, logged in docs/evidence; takes long
 	@$(BIN)/python tests/property/evidence.py

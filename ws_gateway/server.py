@@ -373,7 +373,7 @@ class _Client(Outlet):
         """Let time pass; cut the connection if its buffer has been full for too long."""
         if self.full_since_ns and now.mono_ns - self.full_since_ns > BEHIND_S_MAX * 1e9:
             metrics.ABORTED.inc()
-            self.wire.transport.abort()
+            self.wire.cut()
             return
         if self.session.tick(now):
             self.flush(now)

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -65,6 +66,9 @@ connections are gone within 20 s; shorter would cut clients whose machine is bus
 
 CLOSE_S: Final = 1.0
 """Time for a client to end its side of a close."""
+
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of no time: closing resets."""
 
 _BUFFER: Final = memoryview(bytearray(READ_BYTES))  # one for all: what it holds is taken before the loop goes on
 
@@ -173,7 +177,7 @@ class Wire(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         """Whether messages may be sent."""
-        return self._frames is not None and self._frames.state is OPEN
+        return self._frames is not None and self._frames.state is OPEN and not self.transport.is_closing()
 
     @property
     def idle(self) -> bool:
@@ -209,7 +213,8 @@ class Wire(asyncio.BufferedProtocol):
 
     def _write(self, data: bytes) -> None:
         self.behind = True
-        self.transport.write(data)
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def end(self, code: int, reason: str) -> None:
         """Close: say why, and wait a moment for the client to end its side."""
@@ -223,6 +228,13 @@ class Wire(asyncio.BufferedProtocol):
         if self._frames is not None and self._frames.state is OPEN:
             self._frames.fail(code, reason)
             self._flush(self._frames)
+
+    def cut(self) -> None:
+        """End the connection now, and what the kernel holds of it: a client that reads nothing would keep that long."""
+        sock = self.transport.get_extra_info("socket")
+        if self.fd >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
 
     def look(self, now_ns: int) -> None:
         """Time has passed: ping who is silent, cut who does not do his part."""
@@ -238,7 +250,7 @@ class Wire(asyncio.BufferedProtocol):
                 self._frames.send_ping(b"")
                 self._flush(self._frames)
         if late:
-            self.transport.abort()
+            self.cut()
 
     # ---- in --------------------------------------------------------------------------------------------------------
 
