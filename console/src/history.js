@@ -34,11 +34,11 @@ export class History {
     this.vectors = Object.fromEntries(VECTORS.map((name) => [name, new Float32Array(size)]));
   }
 
-  /** Add the rows of one batch up to bin `until`; gives how many were of it. */
-  add(table, header, flags, until = Infinity) {
+  /** Add the rows of one batch up to before the first for which `stop(row)` holds; gives how many those are. */
+  add(table, header, flags, stop = () => false) {
     const col = Object.fromEntries(table.names.map((name) => [name, table.getChild(name)]));
     for (let row = 0; row < table.numRows; row += 1) {
-      if (Number(col.bin_seq.at(row)) > until) return row;
+      if (stop(row)) return row;
       this.addRow(col, row, row === 0 ? header : null, flags);
     }
     return table.numRows;
