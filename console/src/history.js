@@ -75,13 +75,14 @@ export class History {
   }
 
   bridge(last, bin, header, flags) {
-    if (header.flags & flags.gap) this.hole(last, bin, COLUMN.gap, 4);
-    else if (header.leftOut) this.hole(last, bin, COLUMN.conflated, Math.min(header.leftOut, QUIET_MOST));
+    if (header.flags & flags.gap) this.hole(last, bin, COLUMN.gap, 4, bin - last.bin - 1);
+    else if (header.leftOut) this.hole(last, bin, COLUMN.conflated, Math.min(header.leftOut, QUIET_MOST), header.leftOut);
     else if (bin - last.bin > 1) this.quiet(last, bin);
   }
 
-  hole(last, bin, kind, columns) {
-    for (let i = 0; i < columns; i += 1) this.push({ ...last, kind, bin: last.bin, quietMs: 0, trades: 0, records: 0, ofi: 0 }, null);
+  /** Columns of which nothing is known; `missing` bins they are, of a gap at most. */
+  hole(last, bin, kind, columns, missing) {
+    for (let i = 0; i < columns; i += 1) this.push({ ...last, kind, bin: last.bin, missing, quietMs: 0, trades: 0, records: 0, ofi: 0 }, null);
     this.last.quietMs = (bin - last.bin - 1) * this.cellMs;
   }
 

@@ -217,7 +217,7 @@ function arrive() {
   state.leadId = 0; state.lead = null;
   goTo(to);
   view.refollow(history); dirty = true;
-  if (history.count) gauges.update(history);
+  if (history.count) gauges.update(history, 0);
   writeAddress(); showStatus();
 }
 
@@ -254,7 +254,7 @@ function onBatch(id, table, header) {
   if (!replayed || !transport.live) state.arrivals.push([performance.now(), table.numRows]);
   note(table, table.numRows - 1);
   endLeadTrades();
-  gauges.update(history);
+  gauges.update(history, before < history.count ? before : 0);
   if (transport.paused) writeAddress();
 }
 
@@ -325,6 +325,7 @@ function onClosed(delay, event) {
   state.connected = false; state.seeking = ""; state.lead = null;
   state.gridId = state.tradesId = state.leadId = state.leadTradesId = 0;
   state.retryAt = performance.now() + delay;
+  state.ageMs = state.lagMs = NaN; state.staleMs = 0;
   if (event.code === CLOSE.schema) { restart(); transport.refused("The stream's columns changed: it begins anew."); }
   if (event.code === CLOSE.token) login.ask(`The gateway refuses this key${event.reason ? `: ${event.reason}` : ""}. What is shown stopped there; another key goes on behind it.`);
   showStatus();
@@ -391,7 +392,7 @@ function describe() {
   const last = history.last;
   if (!last) return;
   const digits = priceDecimals(history.stepPx);
-  $("summary").textContent = `${state.instrument}: best bid ${priceText(last.bidPx, digits)}, best ask ${priceText(last.askPx, digits)}, ${$("net-word").textContent}, ${status()[1]}.`;
+  $("summary").textContent = `${state.instrument}: best bid ${priceText(last.bidPx, digits)}, best ask ${priceText(last.askPx, digits)}, ${$("net-word").textContent}, ${status()[1]}${state.gaps ? `, ${state.gaps} gaps` : ""}${state.leftOut ? `, ${state.leftOut} bins left out` : ""}.`;
 }
 
 // ---- drawing -----------------------------------------------------------------------------------------------------
@@ -464,13 +465,22 @@ function frame(now) {
 
 function showTip() {
   const tip = $("tip"), p = state.pointer, c = p && history.column(overlay.columnAt(p.x));
-  const inside = p && p.x < overlay.plotW && p.y < overlay.plotH && c && c.kind <= COLUMN.held;
+  const inside = p && p.x < overlay.plotW && p.y < overlay.plotH && c;
   tip.hidden = !inside;
   if (!inside) return;
+  if (c.kind >= COLUMN.conflated) {
+    const gap = c.kind === COLUMN.gap;
+    fillTip(p, gap ? "Missing in the source" : "Left out for this page", [["Bins", gap ? `up to ${quantity(c.missing)}` : quantity(c.missing)], ["From", clockText(c.tMs, 1)], ...(gap && state.gapCause ? [["Newest cause", state.gapCause]] : [])]);
+    return;
+  }
   const tick = overlay.tickAt(p.y), i = tick - c.spot + history.radius, n = overlay.columnAt(p.x);
   const value = i >= 0 && i <= 2 * history.radius ? quantity(state.field.at(history.at(n), i)) + ` ${state.field.unit}` : "not covered";
   const rows = [[`${state.field.group} · ${state.field.label}`, value], ["From mid", `${tick - c.spot} ticks`], ["Time", clockText(c.tMs, 3)]];
-  const head = Object.assign(document.createElement("b"), { textContent: priceText(tick * history.stepPx, priceDecimals(history.stepPx)) });
+  fillTip(p, priceText(tick * history.stepPx, priceDecimals(history.stepPx)), rows);
+}
+
+function fillTip(p, title, rows) {
+  const tip = $("tip"), head = Object.assign(document.createElement("b"), { textContent: title });
   tip.replaceChildren(head, ...rows.map(([k, v]) => { const d = document.createElement("div"); d.append(...[k, v].map((t) => Object.assign(document.createElement("span"), { textContent: t }))); return d; }));
   tip.style.left = `${p.x + 200 > overlay.plotW ? p.x - tip.offsetWidth - 14 : p.x + 14}px`;
   tip.style.top = `${Math.max(8, Math.min(overlay.plotH - tip.offsetHeight - 8, p.y + 14))}px`;

@@ -43,7 +43,7 @@ export class Transport {
     this.$("t-step").addEventListener("click", () => this.step());
     this.$("t-pace").addEventListener("change", (e) => this.setPace(e.target.value));
     for (const [id, by] of [["t-back", "-1m"], ["t-forth", "+1m"]]) this.$(id).addEventListener("click", () => this.seek(by));
-    this.$("t-form").addEventListener("submit", (e) => { e.preventDefault(); if (this.seek(this.$("t-moment").value)) this.$("stage").focus(); }); // keys move on from there
+    this.$("t-form").addEventListener("submit", (e) => { e.preventDefault(); if (this.seek(this.$("t-moment").value)) { this.$("t-moment").value = ""; this.$("stage").focus(); } }); // keys move on from there
     this.show();
   }
 
