@@ -303,6 +303,12 @@ class Client:
                 async with asyncio.timeout(CLOSE_S):
                     await self._socket.close()
             self._socket.transport.abort()
+            self._socket = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now; while there is none, another one is being made."""
+        return self._socket is not None
 
     def subscribe(
         self,

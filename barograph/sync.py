@@ -76,6 +76,11 @@ class Client:
         return self._loop.is_closed()
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._inner.connected
+
+    @property
     def hello(self) -> dict[str, Any]:
         """What the gateway said first."""
         return self._inner.hello

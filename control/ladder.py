@@ -64,6 +64,7 @@ class Link:
     Attributes:
         title: instrument, tape and line.
         age_us: from the connector's clock to the gateway's send; 0 in replays.
+        lost: whether there is no connection at the moment.
         lag_ms, stale_ms, left_out, gaps, resumed: as the subscription has them; `gaps` counts.
     """
 
@@ -74,6 +75,7 @@ class Link:
     left_out: int = 0
     gaps: int = 0
     resumed: int = 0
+    lost: bool = False
 
 
 def forces(row: Row, weights: GoldConfig | None = None) -> Forces:
@@ -102,7 +104,7 @@ def picture(row: Row, link: Link, height: int) -> Panel:
 
 
 def _tone(row: Row, link: Link) -> str:
-    return "red" if link.stale_ms or int(row["book_state"]) == STATES.index("SUSPECT") else "dim"
+    return "red" if link.lost or link.stale_ms or int(row["book_state"]) == STATES.index("SUSPECT") else "dim"
 
 
 def _quote(row: Row) -> Align:
@@ -169,7 +171,9 @@ def _link(row: Row, link: Link) -> Align:
     ]
     counts = (("conflated", link.left_out), ("gaps", link.gaps), ("reconnects", link.resumed))
     parts += [(f"{name} {number:,}", "yellow") for name, number in counts if number]
-    if link.stale_ms:
+    if link.lost:
+        parts.append(("NO CONNECTION, trying again", "bold red"))
+    elif link.stale_ms:
         parts.append((f"STALE {link.stale_ms / 1000:,.0f} s", "bold red"))
     return Align.center(Text("  ·  ").join(Text(text, style) for text, style in parts))
 

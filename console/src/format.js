@@ -20,7 +20,10 @@ export function quantity(x) {
   return x.toFixed(a >= 10 ? 1 : 2);
 }
 
-export const signed = (x, digits = 0) => (x > 0 ? "+" : x < 0 ? "−" : "") + Math.abs(x).toLocaleString("en-US", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+export function signed(x, digits = 0) {
+  const rounded = Number(x.toFixed(digits)); // what rounds to nothing has no sign
+  return (rounded > 0 ? "+" : rounded < 0 ? "−" : "") + Math.abs(rounded).toLocaleString("en-US", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+}
 
 export function milliseconds(ms) {
   if (!Number.isFinite(ms)) return "–";

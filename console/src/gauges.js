@@ -5,6 +5,7 @@
 //     net = (P_below + V_above - P_above - V_below) / (sum of the four)
 
 import { pressure, vacuum } from "./fields.js";
+import { COLUMN } from "./history.js";
 import { priceDecimals, priceText, quantity, signed } from "./format.js";
 
 const REACH = 12;
@@ -14,8 +15,8 @@ const FORCES = [
   ["p_below", "Pressure below", "bid"], ["v_below", "Vacuum below", "ask"],
 ];
 
-export function forces(history) {
-  const v = history.at(), r = history.radius, sum = { p_above: 0, v_above: 0, p_below: 0, v_below: 0 };
+export function forces(history, n = history.count - 1) {
+  const v = history.at(n), r = history.radius, sum = { p_above: 0, v_above: 0, p_below: 0, v_below: 0 };
   for (let i = 0; i <= 2 * r; i += 1) {
     const k = i - r;
     if (k === 0) continue;
@@ -57,11 +58,18 @@ export class Gauges {
     for (const row of this.$("forces").children) { row.children[1].textContent = "–"; row.lastChild.style.setProperty("--value", 0); }
   }
 
-  /** Take in the newest column. */
-  update(history) {
-    const last = history.last, now = forces(history);
+  /** Take in the columns from number `since` on. */
+  update(history, since = history.count - 1) {
+    const { last } = history;
+    let now = null;
+    for (let n = Math.max(since, history.first()); n < history.count; n += 1) {
+      const column = history.column(n);
+      if (column.kind !== COLUMN.data || column.tMs < last.tMs - TRACE_S * 1000) continue;
+      now = forces(history, n);
+      this.points.push({ t: column.tMs, net: now.net });
+    }
+    if (!now) return;
     this.net = now.net;
-    this.points.push({ t: last.tMs, net: now.net });
     while (this.points.length && this.points[0].t < last.tMs - TRACE_S * 1000) this.points.shift();
     const most = Math.max(now.p_above, now.v_above, now.p_below, now.v_below, 1e-9);
     this.top = this.top ? this.top + (most - this.top) * (most > this.top ? 0.3 : 0.06) : most;

@@ -34,11 +34,11 @@ export class History {
     this.vectors = Object.fromEntries(VECTORS.map((name) => [name, new Float32Array(size)]));
   }
 
-  /** Add the rows of one batch up to bin `until`; gives how many were of it. */
-  add(table, header, flags, until = Infinity) {
+  /** Add the rows of one batch up to before the first for which `stop(row)` holds; gives how many those are. */
+  add(table, header, flags, stop = () => false) {
     const col = Object.fromEntries(table.names.map((name) => [name, table.getChild(name)]));
     for (let row = 0; row < table.numRows; row += 1) {
-      if (Number(col.bin_seq.at(row)) > until) return row;
+      if (stop(row)) return row;
       this.addRow(col, row, row === 0 ? header : null, flags);
     }
     return table.numRows;
@@ -75,13 +75,14 @@ export class History {
   }
 
   bridge(last, bin, header, flags) {
-    if (header.flags & flags.gap) this.hole(last, bin, COLUMN.gap, 4);
-    else if (header.leftOut) this.hole(last, bin, COLUMN.conflated, Math.min(header.leftOut, QUIET_MOST));
+    if (header.flags & flags.gap) this.hole(last, bin, COLUMN.gap, 4, bin - last.bin - 1);
+    else if (header.leftOut) this.hole(last, bin, COLUMN.conflated, Math.min(header.leftOut, QUIET_MOST), header.leftOut);
     else if (bin - last.bin > 1) this.quiet(last, bin);
   }
 
-  hole(last, bin, kind, columns) {
-    for (let i = 0; i < columns; i += 1) this.push({ ...last, kind, bin: last.bin, quietMs: 0, trades: 0, records: 0, ofi: 0 }, null);
+  /** Columns of which nothing is known; `missing` bins they are, of a gap at most. */
+  hole(last, bin, kind, columns, missing) {
+    for (let i = 0; i < columns; i += 1) this.push({ ...last, kind, bin: last.bin, missing, quietMs: 0, trades: 0, records: 0, ofi: 0 }, null);
     this.last.quietMs = (bin - last.bin - 1) * this.cellMs;
   }
 

@@ -6,13 +6,17 @@ import { clockText, dateText, milliseconds, priceDecimals, priceText, quantity }
 import { Gauges } from "./gauges.js";
 import { Heatmap } from "./heatmap.js";
 import { COLUMN, History, WIDTH } from "./history.js";
-import { AXIS_W, Overlay, PROFILE_W, TIME_H } from "./overlay.js";
-import { FLAG, Stream } from "./stream.js";
+import { Login } from "./login.js";
+import { AXIS_W, Overlay, TIME_H, profileWidth } from "./overlay.js";
+import { CLOSE, FLAG, Stream } from "./stream.js";
 import { CONTEXT_BINS, Transport } from "./transport.js";
 import { View } from "./view.js";
 
 const BACKFILL_BINS = 900;
-const OPERATION_REFUSED = new Set(["live", "bad_field"]); // the subscription goes on
+const OPERATION_REFUSED = new Set(["live", "bad_field", "forbidden", "ended"]); // the subscription goes on
+const NOT_YET = new Set(["unknown_tape", "unknown_line", "unknown_instrument"]); // a gateway that just came up
+const NOT_YET_MS = 700;
+const ADDRESS_MS = 1000; // browsers let a page change its address some times a second and no more
 const CONFIG_EVERY_MS = 5000;
 const SCALE_EVERY_MS = 120; // sorting a sample of cells takes a millisecond: not in every frame
 const $ = (id) => document.getElementById(id);
@@ -20,10 +24,12 @@ const $ = (id) => document.getElementById(id);
 const history = new History(), scale = new Scale(), view = new View(), gauges = new Gauges(document);
 const state = {
   config: null, hello: null, tape: "", line: "main", instrument: "", field: FIELDS[0], trades: true, quotes: true,
-  tapeId: "", gridId: 0, tradesId: 0, leadId: 0, lead: null, probing: false, clock: `page-${Math.random().toString(36).slice(2)}`, cursor: "", connected: false, ended: false, staleMs: 0, refused: "",
-  leftOut: 0, gaps: 0, lost: 0, ageMs: NaN, lagMs: NaN, arrivals: [], retryAt: 0, pointer: null, ink: null,
+  tapeId: "", gridId: 0, tradesId: 0, probing: false, clock: `page-${Math.random().toString(36).slice(2)}`, cursor: "", tradesCursor: "",
+  leadId: 0, leadTradesId: 0, lead: null, seeking: "", held: false, tradesTurn: false, moment: "", newestBin: 0, replays: true,
+  connected: false, ended: false, staleMs: 0, heard: false, refused: "", apiSays: "",
+  leftOut: 0, gaps: 0, gapCause: "", lost: 0, ageMs: NaN, lagMs: NaN, arrivals: [], retryAt: 0, pointer: null, ink: null, addressAt: 0,
 };
-let heatmap, overlay, stream, transport, dirty = true, uploadFrom = 0, frameAt = performance.now();
+let heatmap, overlay, stream, transport, login, dirty = true, uploadFrom = 0, frameAt = performance.now();
 
 // ---- address -----------------------------------------------------------------------------------------------------
 
@@ -36,22 +42,42 @@ function readAddress() {
 
 function writeAddress() {
   const now = new URLSearchParams({ tape: state.tape, line: state.line, instrument: state.instrument, field: state.field.id });
-  if (!transport.live && state.cursor) now.set("at", state.cursor);
-  window.history.replaceState(null, "", `#${now}`);
+  const at = state.cursor || state.lead?.to || state.moment;
+  if (!transport.live && at) now.set("at", at);
+  if (location.hash !== `#${now}`) window.history.replaceState(null, "", `#${now}`);
+  state.addressAt = performance.now();
+}
+
+/** Somebody gave this page another address. */
+function followAddress() {
+  readAddress(); fillSelectors(); readInk(); showFields();
+  uploadFrom = 0; scale.reset();
+  restart();
 }
 
 // ---- what exists -------------------------------------------------------------------------------------------------
 
 async function loadConfig() {
+  if (login.needed) return;
   try {
-    const answer = await fetch("v1/config", { cache: "no-store" });
-    state.config = await answer.json();
+    const answer = await fetch("v1/config", { cache: "no-store", headers: login.headers() }), body = await answer.json();
+    state.apiSays = answer.ok ? "" : body.error.message;
+    if (answer.status === 401) { login.ask(login.token ? `The api refuses this key: ${body.error.message}.` : ""); showStatus(); return; }
+    if (answer.ok) state.config = body;
   } catch { state.config ??= null; }
+  stream.token = login.token;
   fillSelectors();
   if (!stream.url && state.config?.gateway_url) stream.connect(state.config.gateway_url);
   else if (state.config?.gateway_url) stream.url = state.config.gateway_url;
   if (replaced()) restart();
   else if (state.connected && (!state.gridId || state.refused)) begin();
+}
+
+/** A person gave a token: it is shown in band while connected, else api and gateway are asked again. */
+function admit(token) {
+  state.apiSays = "";
+  stream.present(token);
+  loadConfig();
 }
 
 /** Whether the tape was made again under the same name. The gateway may notice some seconds after the api. */
@@ -88,13 +114,16 @@ const target = () => ({ tape: state.tape, line: state.line, instrument: state.in
 /** Resume behind the cursor if there is one, else look where "now" is, so that the recent past can be asked for. */
 function begin() {
   if (!state.connected || !state.instrument) return;
-  for (const id of [state.gridId, state.tradesId, state.leadId]) if (id) stream.unsubscribe(id);
-  state.refused = ""; state.ended = false; state.staleMs = 0; state.tradesId = state.leadId = 0; state.lead = null;
-  state.probing = !state.cursor;
+  for (const id of [state.gridId, state.tradesId, state.leadId, state.leadTradesId]) if (id) stream.unsubscribe(id);
+  state.refused = ""; state.ended = false; state.staleMs = 0; state.gridId = state.tradesId = state.leadId = state.leadTradesId = 0; state.lead = null;
+  state.seeking = ""; state.tradesTurn = false;
+  state.held = transport.paused && Boolean(state.cursor); // rows may come before the pause is heard: they wait at the gateway
+  state.probing = !state.cursor && state.replays;
   if (state.probing) { state.gridId = stream.subscribe({ stream: "grid", ...target(), fields: ["bin_seq", "ts_end_ns", "add_mass"], from: "live", radius: 1 }); return; }
-  state.gridId = subscribeGrid(state.cursor, state.clock);
-  subscribeTrades(history.last?.tMs ?? 0);
-  transport.restore();
+  subscribeTrades(state.tradesCursor || (history.last ? momentOf(history.last.tMs) : "live"));
+  if (state.replays) transport.restore("trades"); // the clock is set before the first row may come
+  state.gridId = subscribeGrid(state.cursor || "live", state.replays);
+  if (!state.replays) transport.restore("grid");
 }
 
 function probed(table) {
@@ -102,108 +131,213 @@ function probed(table) {
   state.probing = false;
   const bin = Number(table.getChild("bin_seq").at(0)), endNs = table.getChild("ts_end_ns").at(0);
   const start = Math.max(0, bin - BACKFILL_BINS);
-  state.gridId = subscribeGrid(`bin/${start}`, state.clock);
-  subscribeTrades((Number(endNs / 1000n) / 1000 / (bin + 1)) * start);
+  state.newestBin = bin;
+  state.gridId = subscribeGrid(`bin/${start}`, true);
+  subscribeTrades(momentOf((Number(endNs / 1000n) / 1000 / (bin + 1)) * start));
   if (state.moment) { const to = state.moment; state.moment = ""; transport.seek(to); }
 }
 
-const subscribeGrid = (from, clock) => stream.subscribe({ stream: "grid", ...target(), fields: [...SCALARS, ...VECTORS], from, ...(clock ? { clock } : {}) });
+const momentOf = (ms) => `@${BigInt(Math.floor(ms)) * 1_000_000n}`;
+const onClock = () => (state.replays ? { clock: state.clock } : {});
 
-function subscribeTrades(fromMs) { state.tradesId = stream.subscribe({ stream: "trades", ...target(), from: `@${BigInt(Math.floor(fromMs)) * 1_000_000n}`, clock: state.clock }); }
+const subscribeGrid = (from, clocked) => stream.subscribe({ stream: "grid", ...target(), fields: [...SCALARS, ...VECTORS], from, ...(clocked ? onClock() : {}) });
+
+function subscribeTrades(from) { state.tradesId = stream.subscribe({ stream: "trades", ...target(), from, ...onClock() }); }
 
 /** Go elsewhere: to what is live at once, to the past by way of the bins that lead there. */
 function seek(to) {
-  if (state.leadId) stream.unsubscribe(state.leadId);
-  state.leadId = 0; state.lead = null;
-  if (to === "live") { restart(); return; }
-  transport.restore();
-  if (!history.cellMs || !history.count || to.includes("/") && !to.startsWith("bin/")) { // its bin is not known yet
-    state.lead = { to, until: NaN };
-    state.leadId = stream.subscribe({ stream: "grid", ...target(), fields: ["bin_seq", "add_mass"], from: to, radius: 1 });
-  } else lead(to.startsWith("bin/") ? Number(to.slice(4)) : Math.floor(Number(BigInt(to.slice(1)) / 1000n) / 1000 / history.cellMs));
+  endLead();
+  if (to === "live") { state.moment = ""; restart(); return; }
+  if (!state.connected || state.probing) { state.moment = to; state.cursor = ""; return; }
+  transport.restore("grid");
+  const bin = binOf(to);
+  if (bin !== null) { lead(to, bin); return; }
+  state.lead = { to, probing: true }; // its bin is not known yet
+  state.leadId = stream.subscribe({ stream: "grid", ...target(), fields: ["bin_seq", "add_mass"], from: to, radius: 1 });
 }
 
-function lead(bin) {
-  state.lead = { to: `bin/${bin}`, until: bin };
+/** The bin that is shown last when one goes to a place; null where only the gateway knows. */
+function binOf(to) {
+  if (to.startsWith("bin/")) return Number(to.slice(4));
+  if (to.startsWith("@") && history.count) return Math.floor(Number(BigInt(to.slice(1)) / 1000n) / 1000 / history.cellMs);
+  return null;
+}
+
+/** One row more than what is shown, after a connection that was made while the page stood still. */
+function stepFromHere() {
+  state.held = false;
+  state.leadTradesId = stream.subscribe({ stream: "trades", ...target(), from: state.tradesCursor || momentOf(history.last.tMs) });
+  goTo(state.cursor);
+}
+
+/** Send the page's own subscription to a place; its clock stands still, so one row comes. */
+function goTo(to) {
+  state.seeking = to;
+  state.tradesTurn = Boolean(state.tradesId);
+  stream.send({ op: "seek", id: state.gridId, to });
+}
+
+function endLead() {
+  state.held = false;
+  for (const id of [state.leadId, state.leadTradesId]) if (id) stream.unsubscribe(id);
+  state.leadId = state.leadTradesId = 0; state.lead = null;
+}
+
+/** Show what leads to a place, up to before its row; that row is the first of the page's own subscription. */
+function lead(to, bin) {
+  const start = Math.max(0, bin - CONTEXT_BINS), { cellMs } = history;
+  const place = to.includes("/") && !to.startsWith("bin/") ? to.split("/").at(-1).split(".").map(Number) : null;
+  state.lead = { to, bin, place };
   history.clear(); scale.reset(); gauges.reset(); uploadFrom = 0; dirty = true;
-  state.cursor = "";
-  state.leadId = subscribeGrid(`bin/${Math.max(0, bin - CONTEXT_BINS)}`);
+  state.cursor = state.tradesCursor = "";
+  state.leadId = subscribeGrid(`bin/${start}`, false);
+  state.leadTradesId = stream.subscribe({ stream: "trades", ...target(), from: momentOf(start * cellMs) });
 }
 
-/** Rows that lead to the moment; behind the last of them the page's own subscription goes on. */
 function led(table, header) {
-  if (Number.isNaN(state.lead.until)) { stream.unsubscribe(state.leadId); lead(Number(table.getChild("bin_seq").at(0))); return; }
-  const taken = history.add(table, header, FLAG, state.lead.until);
+  const { to, bin, place, probing } = state.lead, at = (name, row) => Number(table.getChild(name).at(row));
+  if (probing) { endLead(); lead(to, at("bin_seq", 0)); return; }
+  const reached = (row) => (place ? at("seq", row) - place[0] || at("part", row) - place[1] || at("row", row) - place[2] : at("bin_seq", row) - bin) >= 0;
+  const taken = history.add(table, header, FLAG, reached);
   if (taken) note(table, taken - 1);
-  if (taken < table.numRows || Number(table.getChild("bin_seq").at(table.numRows - 1)) >= state.lead.until) arrive();
+  if (taken < table.numRows) arrive();
+}
+
+/** Nothing more leads to the place: the tape ends before it, or the market has not come so far. */
+function ledNowhere(ended) {
+  const { to, probing } = state.lead;
+  if (probing) { endLead(); lead(to, state.newestBin); }
+  else if (ended) arrive();
+  else transport.goLive();
 }
 
 function arrive() {
   stream.unsubscribe(state.leadId);
   const to = state.cursor || state.lead.to;
   state.leadId = 0; state.lead = null;
-  stream.send({ op: "seek", id: state.gridId, to });
-  state.seeking = true;
-  view.refollow(history); gauges.update(history); dirty = true;
+  goTo(to);
+  view.refollow(history); dirty = true;
+  if (history.count) gauges.update(history, 0);
   writeAddress(); showStatus();
+}
+
+/** The page's own subscription shows its first rows since a seek: trades up to them came by the way that led here. */
+function endLeadTrades() {
+  if (!state.leadTradesId) return;
+  stream.unsubscribe(state.leadTradesId);
+  state.leadTradesId = 0;
+  history.trades = history.trades.filter((t) => t.bin <= history.last.bin);
 }
 
 function restart() {
   transport.reset(); transport.show();
   history.clear(); scale.reset(); view.reset(); gauges.reset();
-  state.tapeId = state.cursor = ""; state.leftOut = state.gaps = 0; state.ageMs = state.lagMs = NaN; state.arrivals = [];
+  state.tapeId = state.cursor = state.tradesCursor = ""; state.leftOut = state.gaps = 0; state.gapCause = ""; state.ageMs = state.lagMs = NaN; state.arrivals = [];
   uploadFrom = 0; dirty = true;
   writeAddress(); begin(); showStatus();
 }
 
 function onBatch(id, table, header) {
-  if (id === state.tradesId) { history.addTrades(table); dirty = true; return; }
-  if (id === state.leadId) { led(table, header); dirty = true; return; }
-  if (id !== state.gridId || state.lead || state.seeking) return; // rows of the place before a seek
+  dirty = true;
+  if (id === state.tradesId) { if (!state.lead && !state.tradesTurn && !state.held) { history.addTrades(table); state.tradesCursor = cursorOf("trades", table, table.numRows - 1); } return; }
+  if (id === state.leadTradesId) { history.addTrades(table); return; }
+  if (id === state.leadId) { led(table, header); return; }
+  if (id !== state.gridId || state.lead || state.seeking || state.held) return; // rows of the place before a seek
   if (state.probing) { probed(table); return; }
-  const before = history.count, radius = history.radius;
+  const before = history.count, { radius } = history, replayed = Boolean(header.flags & FLAG.replayed);
   history.add(table, header, FLAG);
   if (history.radius !== radius) uploadFrom = 0;
   else uploadFrom = Math.min(uploadFrom, before);
   state.leftOut += header.leftOut;
-  if (!(header.flags & FLAG.replayed)) state.ageMs = header.ageUs ? header.ageUs / 1000 : NaN;
-  state.staleMs = 0;
-  if (!(header.flags & FLAG.replayed)) state.arrivals.push([performance.now(), table.numRows]);
+  state.ageMs = !replayed && header.ageUs ? header.ageUs / 1000 : NaN;
+  state.staleMs = 0; state.ended = false;
+  if (!replayed || !transport.live) state.arrivals.push([performance.now(), table.numRows]);
   note(table, table.numRows - 1);
-  gauges.update(history);
-  dirty = true;
+  endLeadTrades();
+  gauges.update(history, before < history.count ? before : 0);
   if (transport.paused) writeAddress();
 }
 
-function note(table, row) {
+function cursorOf(stream, table, row) {
   const part = (name) => table.getChild(name).at(row);
-  state.cursor = `${state.tape}/${state.line}/grid/${encodeURIComponent(state.instrument)}/${part("seq")}.${part("part")}.${part("row")}`;
+  return `${state.tape}/${state.line}/${stream}/${encodeURIComponent(state.instrument)}/${part("seq")}.${part("part")}.${part("row")}`;
 }
 
+function note(table, row) { state.cursor = cursorOf("grid", table, row); }
+
 function onControl(message) {
-  if (message.id === state.tradesId && message.op === "error") { state.tradesId = 0; return; }
-  if (message.id === state.leadId && message.op === "error") { state.leadId = 0; state.lead = null; transport.refused(message.message); return; }
-  if (message.id !== undefined && message.id !== state.gridId) return;
-  if (message.op === "subscribed") { state.tapeId = message.tape_id; state.seeking = false; }
-  else if (message.op === "position") { state.lagMs = message.lag_ms; transport.position(message.live); }
-  else if (message.op === "stale") state.staleMs = message.age_ms;
-  else if (message.op === "gap") state.gaps += 1;
-  else if (message.op === "error") refused(message);
+  const { id, op } = message;
+  if (op === "error" && id === undefined) { message.code === "another_user" ? stream.abandon("another user") : transport.refused(message.message); return; }
+  if (id === state.tradesId) { if (op === "error") state.tradesId = 0; else if (op === "subscribed") state.tradesTurn = false; return; }
+  if (id === state.leadId) { onLead(message); return; }
+  if (id === state.leadTradesId && op === "error") { state.leadTradesId = 0; return; }
+  if (id !== state.gridId) return;
+  if (op === "subscribed") { state.tapeId = message.tape_id; state.seeking = ""; }
+  else if (op === "position") onPosition(message);
+  else if (op === "stale") { state.staleMs = message.age_ms; state.heard = false; }
+  else if (op === "gap") { state.gaps += 1; state.gapCause = message.cause; }
+  else if (op === "error") refused(message);
   showStatus();
 }
 
+function onLead(message) {
+  if (message.op === "error") { endLead(); transport.refused(message.message); }
+  else if (message.op === "position" && message.live) ledNowhere(false);
+}
+
+/** Each second. Silence is told behind it; when a whole second passes without such a word, it is over. */
+function onPosition(message) {
+  if (state.lead || state.seeking) return; // still of the place before
+  state.lagMs = message.lag_ms;
+  if (transport.position(message.live)) writeAddress();
+  if (state.heard) state.staleMs = 0;
+  state.heard = true;
+}
+
 function refused(message) {
-  if (OPERATION_REFUSED.has(message.code)) { state.seeking = false; transport.refused(message.message); return; }
+  if (message.code === "forbidden" && state.replays && !history.count) { // one who may look, but not go back
+    state.replays = false; state.moment = "";
+    transport.allowReplay(false); begin();
+    return;
+  }
+  if (OPERATION_REFUSED.has(message.code)) { state.seeking = ""; transport.refused(message.message); return; }
   state.gridId = 0;
   if (message.code === "tape_replaced" || message.code === "bad_cursor") { restart(); return; }
   state.refused = message.message;
+  if (NOT_YET.has(message.code)) setTimeout(() => { if (state.refused) begin(); }, NOT_YET_MS);
+}
+
+function onEnd(id) {
+  if (id === state.leadId) ledNowhere(true);
+  else if (id === state.gridId) { state.ended = true; if (history.count) endLeadTrades(); showStatus(); }
+}
+
+function onOpen(hello) {
+  state.connected = true; state.hello = hello; state.retryAt = 0;
+  begin(); showStatus();
+}
+
+/** The connection ended. Where a seek was under way it is begun again; else the next connection goes on behind the cursor. */
+function onClosed(delay, event) {
+  if (state.connected) state.lost += 1;
+  const to = state.lead?.to || state.seeking;
+  if (to) { state.moment = to; state.cursor = ""; }
+  state.connected = false; state.seeking = ""; state.lead = null;
+  state.gridId = state.tradesId = state.leadId = state.leadTradesId = 0;
+  state.retryAt = performance.now() + delay;
+  state.ageMs = state.lagMs = NaN; state.staleMs = 0;
+  if (event.code === CLOSE.schema) { restart(); transport.refused("The stream's columns changed: it begins anew."); }
+  if (event.code === CLOSE.token) login.ask(`The gateway refuses this key${event.reason ? `: ${event.reason}` : ""}. What is shown stopped there; another key goes on behind it.`);
+  showStatus();
 }
 
 // ---- status ------------------------------------------------------------------------------------------------------
 
 function status() {
+  if (login.needed) return ["locked", "Key needed"];
   if (!state.connected) return state.lost || state.retryAt ? ["lost", "Disconnected"] : ["connecting", "Connecting"];
   if (!state.instrument || state.refused || !history.count) return ["waiting", "Waiting for data"];
+  if (state.staleMs && transport.paused) return ["stale", `Paused, stale ${milliseconds(state.staleMs)}`];
   if (transport.paused) return ["paused", "Paused"];
   if (state.ended) return ["ended", "Tape ended"];
   if (state.staleMs) return ["stale", `Stale ${milliseconds(state.staleMs)}`];
@@ -220,6 +354,9 @@ function showStatus() {
   put("s-age", milliseconds(state.ageMs)); put("s-rate", `${quantity(rows / span)} /s`); put("s-lag", milliseconds(state.lagMs));
   put("s-left", quantity(state.leftOut)); put("s-gaps", String(state.gaps)); put("s-lost", String(state.lost)); put("s-cursor", state.cursor || "–");
   for (const [id, n] of [["s-left", state.leftOut], ["s-gaps", state.gaps], ["s-lost", state.lost]]) $(id).classList.toggle("alert", n > 0);
+  $("s-gaps").title = state.gapCause ? `Missing ranges in the source; the newest: ${state.gapCause}` : "Missing ranges in the source";
+  transport.warn(login.warning(Date.now()));
+  if (!transport.live && now - state.addressAt > ADDRESS_MS) writeAddress();
   const last = history.last;
   put("s-time", last ? `${dateText(last.tMs)}  ${clockText(last.tMs, 1)}` : "–");
   showNotice(kind); showQuote(last);
@@ -228,7 +365,9 @@ function showStatus() {
 function showNotice(kind) {
   const box = $("notice"), wait = Math.max(0, Math.ceil((state.retryAt - performance.now()) / 1000));
   let text = null;
-  if (!state.config) text = ["The api does not answer", "This page is served by it. Trying again every few seconds."];
+  if (kind === "locked") text = ["A key is needed", "Press K, or the key above, to give one."];
+  else if (state.apiSays) text = ["The api refuses", `It says: ${state.apiSays}.`];
+  else if (!state.config) text = ["The api does not answer", "This page is served by it. Trying again every few seconds."];
   else if (kind === "lost") text = ["Disconnected", `Trying again ${wait > 0 ? `in ${wait} s` : "now"}. What is shown stopped where the connection did.`];
   else if (state.refused) text = ["Not available yet", state.refused];
   else if (!history.count && state.connected) text = ["Waiting for data", state.instrument ? `Nothing has come for ${state.instrument} on tape ${state.tape} yet.` : "No tape holds an instrument yet. Start a replay or a collector; it appears here by itself."];
@@ -253,7 +392,7 @@ function describe() {
   const last = history.last;
   if (!last) return;
   const digits = priceDecimals(history.stepPx);
-  $("summary").textContent = `${state.instrument}: best bid ${priceText(last.bidPx, digits)}, best ask ${priceText(last.askPx, digits)}, ${$("net-word").textContent}, ${status()[1]}.`;
+  $("summary").textContent = `${state.instrument}: best bid ${priceText(last.bidPx, digits)}, best ask ${priceText(last.askPx, digits)}, ${$("net-word").textContent}, ${status()[1]}${state.gaps ? `, ${state.gaps} gaps` : ""}${state.leftOut ? `, ${state.leftOut} bins left out` : ""}.`;
 }
 
 // ---- drawing -----------------------------------------------------------------------------------------------------
@@ -298,7 +437,7 @@ function frame(now) {
   const seconds = Math.min(0.25, (now - frameAt) / 1000);
   frameAt = now;
   const stage = $("stage"), w = stage.clientWidth, h = stage.clientHeight, dpr = window.devicePixelRatio || 1;
-  const plotW = w - AXIS_W - PROFILE_W, plotH = h - TIME_H;
+  const plotW = Math.max(1, w - AXIS_W - profileWidth(w)), plotH = h - TIME_H;
   const moves = view.step(history, plotH, seconds), size = `${w}x${h}@${dpr}`;
   if (!dirty && !moves && size === state.size && !state.needleMoves) return;
   state.size = size; dirty = false;
@@ -326,13 +465,22 @@ function frame(now) {
 
 function showTip() {
   const tip = $("tip"), p = state.pointer, c = p && history.column(overlay.columnAt(p.x));
-  const inside = p && p.x < overlay.plotW && p.y < overlay.plotH && c && c.kind <= COLUMN.held;
+  const inside = p && p.x < overlay.plotW && p.y < overlay.plotH && c;
   tip.hidden = !inside;
   if (!inside) return;
+  if (c.kind >= COLUMN.conflated) {
+    const gap = c.kind === COLUMN.gap;
+    fillTip(p, gap ? "Missing in the source" : "Left out for this page", [["Bins", gap ? `up to ${quantity(c.missing)}` : quantity(c.missing)], ["From", clockText(c.tMs, 1)], ...(gap && state.gapCause ? [["Newest cause", state.gapCause]] : [])]);
+    return;
+  }
   const tick = overlay.tickAt(p.y), i = tick - c.spot + history.radius, n = overlay.columnAt(p.x);
   const value = i >= 0 && i <= 2 * history.radius ? quantity(state.field.at(history.at(n), i)) + ` ${state.field.unit}` : "not covered";
   const rows = [[`${state.field.group} · ${state.field.label}`, value], ["From mid", `${tick - c.spot} ticks`], ["Time", clockText(c.tMs, 3)]];
-  const head = Object.assign(document.createElement("b"), { textContent: priceText(tick * history.stepPx, priceDecimals(history.stepPx)) });
+  fillTip(p, priceText(tick * history.stepPx, priceDecimals(history.stepPx)), rows);
+}
+
+function fillTip(p, title, rows) {
+  const tip = $("tip"), head = Object.assign(document.createElement("b"), { textContent: title });
   tip.replaceChildren(head, ...rows.map(([k, v]) => { const d = document.createElement("div"); d.append(...[k, v].map((t) => Object.assign(document.createElement("span"), { textContent: t }))); return d; }));
   tip.style.left = `${p.x + 200 > overlay.plotW ? p.x - tip.offsetWidth - 14 : p.x + 14}px`;
   tip.style.top = `${Math.max(8, Math.min(overlay.plotH - tip.offsetHeight - 8, p.y + 14))}px`;
@@ -378,8 +526,8 @@ const KEYS = {
   ArrowUp: (e) => (e.shiftKey ? view.zoomPrice(1.15) : view.pan(4)), ArrowDown: (e) => (e.shiftKey ? view.zoomPrice(1 / 1.15) : view.pan(-4)),
   f: () => view.refollow(history), "[": () => { scale.contrast = Math.max(0.25, scale.contrast / 1.25); }, "]": () => { scale.contrast = Math.min(8, scale.contrast * 1.25); },
   b: () => { state.trades = !state.trades; }, q: () => { state.quotes = !state.quotes; }, t: () => setTheme(otherTheme()),
-  " ": () => transport.toggle(), ".": () => transport.step(), ",": () => transport.seek("-1m"), l: () => transport.goLive(),
-  g: () => $("t-moment").focus(), "?": () => $("keys").showModal(),
+  " ": () => transport.toggle(), ".": () => transport.step(), ",": () => transport.seek("-1m"), "<": () => transport.seek("-1m"), ">": () => transport.seek("+1m"), l: () => transport.goLive(),
+  p: (e) => transport.shiftPace(e.shiftKey ? -1 : 1), g: () => $("t-moment").focus(), k: () => { if (!$("account").hidden) login.open(); }, "?": () => $("keys").showModal(),
 };
 
 function onKey(event) {
@@ -400,6 +548,7 @@ function moveField(by) {
 function listen() {
   addEventListener("keydown", onKey);
   addEventListener("resize", () => { dirty = true; });
+  addEventListener("hashchange", followAddress);
   const stage = $("stage");
   stage.addEventListener("pointermove", (e) => {
     const box = stage.getBoundingClientRect();
@@ -415,6 +564,17 @@ function listen() {
   for (const key of ["tape", "line", "instrument"]) $(key).addEventListener("change", (e) => { state[key] = e.target.value; fillSelectors(); restart(); });
 }
 
+/** What the transport bar says, to the page's subscriptions: to one of those on its clock, or to each where there is none. */
+function say(op, fields, on) {
+  if (state.held && op === "resume") begin();
+  else if (state.held && op === "step") stepFromHere();
+  else {
+    const ids = on === "trades" ? [state.tradesId] : state.replays ? [state.gridId] : [state.gridId, state.tradesId];
+    for (const id of ids) if (id && !state.probing) stream.send({ op, id, ...fields });
+  }
+  showStatus();
+}
+
 // ---- start -------------------------------------------------------------------------------------------------------
 
 function start() {
@@ -427,15 +587,11 @@ function start() {
   }
   overlay = new Overlay($("overlay"));
   transport = new Transport(document, {
-    say(op, fields) { if (state.gridId) stream.send({ op, id: state.gridId, ...fields }); showStatus(); },
+    say,
     seek, shownMs: () => history.last?.tMs ?? NaN,
   });
-  stream = new Stream({
-    open(hello) { state.connected = true; state.hello = hello; state.retryAt = 0; begin(); showStatus(); },
-    closed(delay) { if (state.connected) state.lost += 1; state.connected = state.seeking = false; state.gridId = state.tradesId = state.leadId = 0; state.lead = null; state.retryAt = performance.now() + delay; showStatus(); },
-    control: onControl, batch: onBatch,
-    end(id) { if (id === state.gridId) { state.ended = true; showStatus(); } },
-  });
+  login = new Login(document, admit);
+  stream = new Stream({ open: onOpen, closed: onClosed, control: onControl, batch: onBatch, end: onEnd });
   readInk(); loadConfig(); writeAddressSoon();
   setInterval(loadConfig, CONFIG_EVERY_MS); setInterval(showStatus, 250); setInterval(describe, 10_000);
   document.fonts?.ready.then(() => { dirty = true; });
@@ -446,7 +602,8 @@ function writeAddressSoon() { setTimeout(() => { if (state.instrument) writeAddr
 
 window.__barograph = {
   get columns() { return history.count; }, get bins() { return history.seen; }, get lastBin() { return history.last?.bin ?? -1; }, get uploads() { return heatmap?.uploads ?? 0; },
-  get state() { return status()[0]; }, get paused() { return transport.paused; }, get firstBin() { return history.column(history.first())?.bin ?? -1; }, get cursor() { return state.cursor; }, get counts() { return { leftOut: state.leftOut, gaps: state.gaps, lost: state.lost }; },
+  get state() { return status()[0]; }, get paused() { return transport.paused; }, get firstBin() { return history.column(history.first())?.bin ?? -1; }, get cursor() { return state.cursor; }, get counts() { return { leftOut: state.leftOut, gaps: state.gaps, lost: state.lost }; }, get live() { return transport.live; }, get pace() { return transport.pace; },
+  get drawn() { const all = []; for (let n = history.first(); n < history.count; n += 1) { const c = history.column(n); all.push([c.kind, c.bin]); } return all; }, get trades() { return history.trades.map((t) => [t.bin, t.px, t.size, t.side]); },
   get field() { return state.field.id; }, get instrument() { return state.instrument; }, get view() { return { centre: view.centre, right: view.right, tickH: view.tickH, colW: view.colW }; },
   get width() { return WIDTH; }, checksum: () => heatmap.checksum(), vector: (name) => Array.from(history.at()[name]), last: () => ({ ...history.last }),
 };

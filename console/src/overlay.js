@@ -4,7 +4,12 @@
 import { COLUMN } from "./history.js";
 import { clockText, milliseconds, priceDecimals, priceText, quantity } from "./format.js";
 
-export const AXIS_W = 78, PROFILE_W = 164, TIME_H = 28;
+export const AXIS_W = 78, TIME_H = 28;
+const PROFILE_W = 164, PLOT_LEAST = 260;
+
+/** Room for the depth profile beside a heatmap; none where the heatmap would become too narrow for it. */
+export const profileWidth = (w) => (w - AXIS_W - PROFILE_W < PLOT_LEAST ? 0 : PROFILE_W);
+
 const FONT = "Inter, system-ui, sans-serif";
 const crisp = (x) => Math.round(x) + 0.5;
 
@@ -19,7 +24,7 @@ export class Overlay {
 
   draw(history, view, ink) {
     this.view = view; this.ink = ink; this.history = history;
-    this.plotW = view.w - AXIS_W - PROFILE_W; this.plotH = view.h - TIME_H;
+    this.profileW = profileWidth(view.w); this.plotW = Math.max(1, view.w - AXIS_W - this.profileW); this.plotH = view.h - TIME_H;
     this.begin(view.w, view.h, view.dpr);
     const ctx = this.ctx;
     ctx.fillStyle = ink.panel;
@@ -32,13 +37,13 @@ export class Overlay {
       if (view.quotes) this.quotes();
       if (view.trades) this.trades();
       ctx.restore();
-      this.profile();
+      if (this.profileW) this.profile();
       this.priceAxis();
       this.timeAxis();
       if (view.pointer) this.crosshair();
     }
     this.rule(this.plotW, 0, this.plotW, view.h);
-    this.rule(this.plotW + AXIS_W, 0, this.plotW + AXIS_W, this.plotH);
+    if (this.profileW) this.rule(this.plotW + AXIS_W, 0, this.plotW + AXIS_W, this.plotH);
     this.rule(0, this.plotH, view.w, this.plotH);
   }
 
@@ -195,6 +200,7 @@ export class Overlay {
     }
     ctx.fillStyle = this.ink.text3;
     for (const { x, text } of this.timeMarks()) if (x > 26 && x < this.plotW - 26 && !taken.some((t) => Math.abs(t - x) < 66)) ctx.fillText(text, x, y);
+    if (!this.profileW) return;
     ctx.fillStyle = this.ink.text3; ctx.textAlign = "left"; ctx.fillText("Depth, lots", this.plotW + AXIS_W + 10, y);
   }
 

@@ -35,14 +35,15 @@ export class Transport {
     this.live = true;
     this.paused = false;
     this.pace = "max"; // whoever pauses what is live and goes on wants to catch up
-    this.told = "";
+    this.told = this.warned = "";
+    this.mayReplay = true;
     this.$("t-pace").replaceChildren(...PACES.map((p) => new Option(p === "max" ? "max" : `${p}×`, p)));
     this.$("t-live").addEventListener("click", () => this.goLive());
     this.$("t-play").addEventListener("click", () => this.toggle());
     this.$("t-step").addEventListener("click", () => this.step());
     this.$("t-pace").addEventListener("change", (e) => this.setPace(e.target.value));
     for (const [id, by] of [["t-back", "-1m"], ["t-forth", "+1m"]]) this.$(id).addEventListener("click", () => this.seek(by));
-    this.$("t-form").addEventListener("submit", (e) => { e.preventDefault(); this.seek(this.$("t-moment").value); });
+    this.$("t-form").addEventListener("submit", (e) => { e.preventDefault(); if (this.seek(this.$("t-moment").value)) { this.$("t-moment").value = ""; this.$("stage").focus(); } }); // keys move on from there
     this.show();
   }
 
@@ -53,13 +54,19 @@ export class Transport {
 
   toggle() { this.paused ? this.resume() : this.pause(); }
 
+  /** Whether this person may go back in time; one who may not can still pause. */
+  allowReplay(may) { this.mayReplay = may; this.reset(); this.show(); }
+
   pause() { this.paused = true; this.live = false; this.page.say("pause"); this.show(); }
 
-  resume() { this.paused = false; this.page.say("speed", { factor: this.factor() }); this.page.say("resume"); this.show(); }
+  resume() { this.paused = false; if (this.mayReplay) this.page.say("speed", { factor: this.factor() }); this.page.say("resume"); this.show(); }
 
-  step(bins = 1) { this.paused = true; this.live = false; this.page.say("step", { bins }); this.show(); }
+  step(bins = 1) { if (!this.mayReplay) return; this.paused = true; this.live = false; this.page.say("step", { bins }); this.show(); }
+
+  shiftPace(by) { if (!this.live) this.setPace(PACES[Math.max(0, Math.min(PACES.length - 1, PACES.indexOf(this.pace) + by))]); }
 
   setPace(pace) {
+    if (!this.mayReplay) return;
     this.pace = pace;
     if (!this.live) this.page.say("speed", { factor: this.factor() });
     this.show();
@@ -67,30 +74,38 @@ export class Transport {
 
   factor() { return this.pace === "max" ? "max" : Number(this.pace); }
 
-  /** Go to what a person wrote; one that is live stands still there, a replay keeps its pace. */
+  /** Go to what a person wrote; one that is live stands still there, a replay keeps its pace. Gives whether it is a place. */
   seek(text) {
+    if (!this.mayReplay && text !== "live") return false;
     const to = parseMoment(text, this.page.shownMs());
     this.told = to === null ? "Write a time such as 14:30:00, −10s, bin/123, or a cursor" : "";
-    if (to === "live") { this.goLive(); return; }
+    if (to === "live") { this.goLive(); return true; }
     if (to !== null) {
       if (this.live) { this.paused = true; this.pace = "1"; }
       this.live = false;
       this.page.seek(to);
     }
     this.show();
+    return to !== null;
   }
 
-  /** What must be said again when the page's subscription is a new one. */
-  restore() {
+  /** What must be said again when a subscription is a new one: of the grid, or of those on its clock. */
+  restore(on) {
     if (this.live) return;
-    if (this.paused) this.page.say("pause"); // first: what is live has no pace
-    this.page.say("speed", { factor: this.factor() });
+    if (this.paused || this.mayReplay) this.page.say("pause", {}, on); // first: what is live has no pace
+    if (this.mayReplay) this.page.say("speed", { factor: this.factor() }, on);
+    if (!this.paused && this.mayReplay) this.page.say("resume", {}, on);
   }
 
-  /** The gateway says whether the subscription has caught up. */
+  /** The gateway says whether the subscription has caught up. Gives whether it has just now. */
   position(live) {
-    if (live && !this.paused && !this.live && this.pace === "max") { this.live = true; this.show(); }
+    if (!live || this.paused || this.live) return false;
+    this.live = true; this.pace = "max"; this.show();
+    return true;
   }
+
+  /** A word that stands there until it is empty; what was refused goes before it. */
+  warn(text) { if (text !== this.warned) { this.warned = text; this.show(); } }
 
   refused(message) { this.told = message; this.show(); }
 
@@ -101,8 +116,9 @@ export class Transport {
     play.title = play.getAttribute("aria-label");
     this.$("t-live").setAttribute("aria-pressed", String(this.live));
     this.$("t-pace").value = this.pace;
-    this.$("t-pace").disabled = this.live;
-    this.$("t-told").textContent = this.told;
-    this.$("t-told").hidden = !this.told;
+    this.$("t-pace").disabled = this.live || !this.mayReplay;
+    for (const id of ["t-back", "t-step", "t-forth", "t-moment", "t-go"]) this.$(id).disabled = !this.mayReplay;
+    this.$("t-form").title = this.mayReplay ? "" : "Your role looks at what is live";
+    this.$("t-told").textContent = this.told || this.warned;
   }
 }

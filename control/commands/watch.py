@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
 SCREEN_LINES = 12
 """Lines of a terminal that are not prices: frame, quotes, gauge, status."""
+
+SCREEN_HZ = 20.0
+"""Pictures a second. Eyes see no more; a terminal over a slow line takes no more."""
+
+LOOK_S = 1.0
+"""How often the picture is drawn when nothing comes, so that silence is seen within a second of being told."""
+
+Row = dict[str, Any]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,17 +69,38 @@ async def _watch(
 
     async with barograph.connect(url, token=token) as client:
         what["tape"], what["instrument"] = _place(client.hello, what["tape"], what["instrument"])
-        subscription = client.subscribe("grid", fields=ladder.FIELDS, dtype="f64", max_rate_hz=20, **what)
+        rate_hz = None if out.as_json else SCREEN_HZ
+        subscription = client.subscribe("grid", fields=ladder.FIELDS, dtype="f64", max_rate_hz=rate_hz, **what)
         if speed is not None and what["start"] != "live":
             await subscription.speed(speed)
+        title = f"{what['instrument']}  ·  {what['tape']}/{what['line']}"
         with ExitStack() as stack:
-            show = _json_lines if out.as_json else _screen(out, stack)
-            shown = 0
-            async for frame in subscription:
-                shown += 1
-                show(frame, subscription, f"{what['instrument']}  ·  {what['tape']}/{what['line']}")
-                if shown == rows:
+            draw = None if out.as_json else _screen(out, stack, client, subscription, title)
+            left = rows or None
+            async for frame in _or_silence(subscription):
+                told = _rows_of(frame)[:left] if frame is not None else []
+                if draw is None:
+                    _print(told, subscription)
+                else:
+                    draw(frame, told)
+                left = left - len(told) if left is not None else None
+                if left == 0:
                     return
+
+
+async def _or_silence(subscription: "barograph.Subscription") -> AsyncIterator["barograph.Frame | None"]:
+    """The frames, and None for each second in which none came, so that silence is shown too."""
+    frames = aiter(subscription)
+    while True:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                frame = await anext(frames)
+        except TimeoutError:
+            yield None
+        except StopAsyncIteration:
+            return
+        else:
+            yield frame
 
 
 def _place(hello: dict[str, Any], tape: str | None, instrument: str | None) -> tuple[str, str]:
@@ -90,38 +120,50 @@ def _place(hello: dict[str, Any], tape: str | None, instrument: str | None) -> t
     return tape, instrument or known[tape][0]
 
 
-def _screen(out: Output, stack: ExitStack) -> Any:
+def _screen(
+    out: Output, stack: ExitStack, client: "barograph.Client", subscription: "barograph.Subscription", title: str
+) -> Callable[["barograph.Frame | None", list[Row]], None]:
+    """What draws the newest row, and how the stream is; without a frame the row before is drawn again."""
     from rich.live import Live
 
     from control import ladder
 
     live = stack.enter_context(Live(console=out.console, screen=out.console.is_terminal, auto_refresh=False))
+    shown: list[Row] = []
+    age_us = 0
 
-    def show(frame: "barograph.Frame", subscription: "barograph.Subscription", title: str) -> None:
+    def draw(frame: "barograph.Frame | None", rows: list[Row]) -> None:
+        nonlocal age_us
+        shown[:] = rows[-1:] or shown
+        age_us = frame.age_us if frame is not None else age_us
+        if not shown:
+            return
         link = ladder.Link(
             title,
-            frame.age_us,
+            age_us,
             subscription.lag_ms,
             subscription.stale_ms,
             subscription.left_out,
             len(subscription.gaps),
             subscription.resumed,
+            lost=not client.connected,
         )
         height = max(3, out.console.size.height - SCREEN_LINES) if out.console.is_terminal else 21
-        live.update(ladder.picture(_newest(frame), link, height), refresh=True)
+        live.update(ladder.picture(shown[0], link, height), refresh=True)
 
-    return show
+    return draw
 
 
-def _json_lines(frame: "barograph.Frame", subscription: "barograph.Subscription", _title: str) -> None:
+def _print(rows: list[Row], subscription: "barograph.Subscription") -> None:
     from control import ladder
 
-    row = _newest(frame)
-    told = {name: row[name].item() for name in (*ladder.SCALARS, "spot_tick", "tick_px")}
-    told |= {"net": ladder.forces(row).net, "left_out": subscription.left_out, "gaps": len(subscription.gaps)}
-    sys.stdout.write(json.dumps(told) + "\n")
+    for row in rows:
+        told = {name: row[name].item() for name in (*ladder.SCALARS, "spot_tick", "tick_px")}
+        told |= {"net": ladder.forces(row).net, "left_out": subscription.left_out, "gaps": len(subscription.gaps)}
+        sys.stdout.write(json.dumps(told) + "\n")
     sys.stdout.flush()
 
 
-def _newest(frame: "barograph.Frame") -> dict[str, Any]:
-    return {name: frame.to_numpy(name)[-1] for name in frame.to_arrow().schema.names}
+def _rows_of(frame: "barograph.Frame") -> list[Row]:
+    columns = {name: frame.to_numpy(name) for name in frame.to_arrow().schema.names}
+    return [{name: values[i] for name, values in columns.items()} for i in range(frame.to_arrow().num_rows)]

@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 import uvicorn
 
 from control.api import create_app
+from control.api_guard import Trust
+from runtime.auth import Authority
 from runtime.object_store import LocalObjectStore
 from runtime.tapes import Instrument, Line, Manifest, TapeStore
 from tests.browser.synthetic import TAPE_ID, SyntheticFeeder
@@ -38,26 +39,21 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@dataclass
-class Site:
-    """The console's address, the feeder behind it, and a way to restart the gateway."""
-
-    url: str
-    feeder: SyntheticFeeder
-    stop_gateway: Callable[[], None]
-    start_gateway: Callable[[], None]
-
-
 class Host:
     """Api and gateway on an event loop in a thread of its own."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, authority: Authority | None = None) -> None:
+        self._authority = authority
         known = {n: Instrument(0, 250_000_000 // (1 + 4 * i)) for i, n in enumerate(INSTRUMENTS)}
         lines = {"main": Line("run-1")}
         tape = Manifest("synthetic", TAPE_ID, instruments=known, lines=lines)  # the id that the gateway's hub tells
         TapeStore(LocalObjectStore(data_dir / "state")).save(tape)
         self.gateway_port = 0
-        app = create_app(gateway_url=lambda: f"ws://127.0.0.1:{self.gateway_port}/v1/stream", state=data_dir / "state")
+        app = create_app(
+            gateway_url=lambda: f"ws://127.0.0.1:{self.gateway_port}/v1/stream",
+            state=data_dir / "state",
+            trust=Trust(authority),
+        )
         config = uvicorn.Config(app, "127.0.0.1", 0, log_config=None)
         self._socket = config.bind_socket()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
@@ -72,7 +68,8 @@ class Host:
         self.loop.run_until_complete(self._api.serve([self._socket]))
 
     def start_gateway(self) -> None:
-        self.feeder = SyntheticFeeder(INSTRUMENTS, history=150)
+        sent = self.feeder.sent if hasattr(self, "feeder") else 140
+        self.feeder = SyntheticFeeder(INSTRUMENTS, history=sent + 10)  # the same market, a second later
         self._stop = asyncio.Event()
         ready = threading.Event()
 
@@ -80,10 +77,18 @@ class Host:
             self.gateway_port = port
             ready.set()
 
-        gateway = Gateway(self.feeder, [self.url.rstrip("/")])
+        gateway = Gateway(self.feeder, [self.url.rstrip("/")], authority=self._authority)
         served = gateway.run("127.0.0.1", self.gateway_port, self._stop, answer)
         self._gateway = asyncio.run_coroutine_threadsafe(served, self.loop)
         assert ready.wait(20)
+
+    def do(self, function: Callable[..., Any], *args: Any, **known: Any) -> None:
+        """Call something on the gateway's loop, and wait until it is done."""
+
+        async def call() -> None:
+            function(*args, **known)
+
+        asyncio.run_coroutine_threadsafe(call(), self.loop).result(60)
 
     def stop_gateway(self) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
@@ -125,7 +130,8 @@ class Page:
 
     def picture(self) -> bytes:
         """The heatmap's part of the page as the browser shows it (PNG)."""
-        return bytes(self.page.locator("#heat").screenshot())
+        box = self.page.locator("#heat").bounding_box()
+        return bytes(self.page.screenshot(clip=box, timeout=90_000))  # software WebGL on a busy machine takes its time
 
 
 @pytest.fixture

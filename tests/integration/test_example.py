@@ -1,8 +1,11 @@
 """What a reader of the examples does: start the demo, run the example against it, see frames."""
 
 import asyncio
+import itertools
+import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -89,6 +92,53 @@ def test_the_example_prints_frames(demo: "subprocess.Popen[str]", tmp_path: Path
     names = re.findall(r"\w+", next(line for line in text.splitlines() if line.startswith("│")))
     assert {"bin_seq", "ts_end_ns", "best_bid_px", "best_ask_px", "rest_depth"} <= set(names), text
     assert re.search(r"array\[f32, \d+\]", text), "the grid's vectors have one fixed length"
+
+
+SECTION = (ROOT / "README.md").read_text().partition("## Watch it live")[2].partition("\n## ")[0]
+PROGRAMS = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+WATCHES = [shlex.split(line, comments=True) for line in re.findall(r"^barograph (watch.*)$", SECTION, re.MULTILINE)]
+README_ADDRESS = "ws://127.0.0.1:8761/v1/stream"
+
+
+def first_lines(program: str, count: int) -> list[str]:
+    """What a program without an end prints first."""
+    running = subprocess.Popen(
+        [sys.executable, "-u", "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    stop = threading.Timer(60, running.kill)
+    stop.start()
+    assert running.stdout is not None
+    try:
+        return list(itertools.islice(running.stdout, count))
+    finally:
+        stop.cancel()
+        running.kill()
+        running.wait()
+
+
+def test_what_the_readme_says_of_watching_works(
+    demo: "subprocess.Popen[str]", cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    address = Endpoints(tmp_path).find("gateway")
+    assert address is not None
+    asyncio.run(known(address))
+    assert len(PROGRAMS) == 2
+    for program in PROGRAMS:
+        assert README_ADDRESS in program
+        printed = first_lines(program.replace(README_ADDRESS, address), 6)
+        assert len(printed) == 6, printed
+        assert "Traceback" not in "".join(printed)
+        assert re.search(r"^shape: \(\d+, \d+\)|^\[\[", printed[0]), printed
+    assert len(WATCHES) == 3
+    for words in WATCHES:
+        ends = [] if "--rows" in words else ["--rows", "3"]  # for Ctrl-C
+        done = cli(*words, *ends, "--data", tmp_path)
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        if "--json" in words:
+            assert len(done.stdout.splitlines()) == 3
+            assert all(json.loads(line)["bin_seq"] > 0 for line in done.stdout.splitlines())
+        else:
+            assert "SYNTH.BARO:SYN0" in done.stdout
 
 
 def test_a_gateways_taken_port_is_one_sentence(kafka: str, cli: Callable[..., Any], tmp_path: Path) -> None:

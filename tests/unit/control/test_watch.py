@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from control import ladder
 from control.app import app
+from control.commands import watch
 from runtime.errors import InputError, MissingServiceError
 from schemas.units import UNDEF_PRICE
 from tests.browser.synthetic import SyntheticFeeder
@@ -69,6 +71,7 @@ def test_what_is_wrong_is_said():
     shown = text(row(book_state=3, best_bid_px=UNDEF_PRICE), ladder.Link("SIM:ES", stale_ms=5000))
     assert "SUSPECT" in shown
     assert "STALE 5 s" in shown
+    assert "NO CONNECTION" in text(row(), ladder.Link("SIM:ES", stale_ms=5000, lost=True))
     assert "–" in shown
 
 
@@ -81,14 +84,16 @@ def test_bars_stay_in_their_place(share, cells):
 
 
 @contextlib.contextmanager
-def gateway():
+def gateway(**known):
     ready, done = threading.Event(), threading.Event()
     port = []
 
     async def main():
         stop = asyncio.Event()
         task = asyncio.create_task(
-            Gateway(SyntheticFeeder(period_s=0.005, history=5)).run("127.0.0.1", 0, stop, port.append)
+            Gateway(SyntheticFeeder(**{"period_s": 0.005, "history": 5, **known})).run(
+                "127.0.0.1", 0, stop, port.append
+            )
         )
         while not port:
             await asyncio.sleep(0.01)
@@ -115,6 +120,32 @@ def test_watch_prints_a_line_for_each_bin(tmp_path):
     assert len(lines) == 3
     assert lines[0]["bin_seq"] < lines[2]["bin_seq"]
     assert -1 <= lines[0]["net"] <= 1
+
+
+def test_watch_prints_each_bin_of_a_replay_once(tmp_path):
+    with gateway(period_s=0, history=100) as url:
+        given = ["--url", url, "--from", "bin/0", "--rows", "90", "--json", "--data", str(tmp_path)]
+        done = CliRunner().invoke(app, ["watch", *given])
+    assert done.exit_code == 0, done.output
+    bins = [json.loads(line)["bin_seq"] for line in done.stdout.splitlines()]
+    assert bins == list(range(bins[0], bins[0] + 90))
+
+
+def test_silence_is_drawn_although_nothing_comes(monkeypatch):
+    monkeypatch.setattr(watch, "LOOK_S", 0.2)
+
+    async def main(url):
+        console = Console(width=120, record=True, file=io.StringIO())
+        out = SimpleNamespace(console=console, as_json=False)
+        what = {"tape": None, "instrument": None, "line": "main", "start": "live"}
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(4):
+                await watch._watch(out, url, None, what, None, 0)
+        return console.export_text()
+
+    with gateway(period_s=0) as url:
+        shown = asyncio.run(main(url))
+    assert "STALE" in shown.splitlines()[-2]
 
 
 def test_watch_draws_the_ladder_where_there_is_no_terminal(tmp_path):
