@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, ProgrammingError
 from urllib3.exceptions import HTTPError
 
 from control.services import open_store
@@ -117,6 +117,11 @@ def asking(url: str, question: Question) -> Iterator["Answer"]:
         yield Answer(reader, _types(client, question) if any(_bare(f.type) for f in reader.schema) else {})
     except DatabaseError as error:
         raise _refused(str(error)) from error
+    except ProgrammingError as error:  # the client has looked up what this login may choose
+        raise InputError(
+            f"this login at {url} may not do what `sql` needs ({error.args[0]})",
+            remedy="use one with `readonly = 2`; the reader of the embedded store is for other clients",
+        ) from error
     except (ClickHouseError, HTTPError, OSError, pa.ArrowInvalid) as error:
         if (isinstance(error, OSError) and error.filename is not None) or isinstance(error, BrokenPipeError):
             raise
