@@ -115,13 +115,13 @@ def asking(url: str, question: Question) -> Iterator["Answer"]:
         )
         reader = pa.ipc.open_stream(pa.PythonFile(tail, mode="r"))
         yield Answer(reader, _types(client, question) if any(_bare(f.type) for f in reader.schema) else {})
-    except DatabaseError as error:
-        raise _refused(str(error)) from error
     except ProgrammingError as error:  # the client has looked up what this login may choose
         raise InputError(
-            f"this login at {url} may not do what `sql` needs ({error.args[0]})",
+            f"this login may not do what `sql` needs ({error.args[0]})",
             remedy="use one with `readonly = 2`; the reader of the embedded store is for other clients",
         ) from error
+    except DatabaseError as error:
+        raise _refused(str(error)) from error
     except (ClickHouseError, HTTPError, OSError, pa.ArrowInvalid) as error:
         if (isinstance(error, OSError) and error.filename is not None) or isinstance(error, BrokenPipeError):
             raise
