@@ -22,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, ProgrammingError
 from urllib3.exceptions import HTTPError
 
 from control.services import open_store
@@ -42,6 +42,13 @@ TAIL_BYTES: Final = 1 << 14
 
 _LIMITS: Final = frozenset({158, 159, 160, 241, 307, 394, 396})
 """Codes of ClickHouse that say: too many rows, too much time, memory or bytes, or cancelled."""
+
+_UNKNOWN: Final = frozenset({47, 60, 81})
+"""Codes of ClickHouse that say: no such column, table or database."""
+
+_TIME: Final = re.compile(r"(?:Nullable\()?DateTime(?:\('(?P<zone>[^']*)'\))?\)?")
+_WIDE: Final = re.compile(r"(?:Nullable\()?(?P<sign>U?)Int(?:128|256)\)?")
+"""Types of ClickHouse that its Arrow has no type for: seconds come as bare numbers, wide integers as bytes."""
 
 _SETTINGS: Final = {"output_format_arrow_string_as_string": 1, "output_format_arrow_compression_method": "none"}
 _PARAMETER: Final = re.compile(r"\{\s*(\w+)\s*:")
@@ -87,7 +94,7 @@ def parameters_of(given: Sequence[str], sql: str) -> dict[str, str]:
 
 
 @contextmanager
-def asking(url: str, question: Question) -> Iterator[pa.RecordBatchReader]:
+def asking(url: str, question: Question) -> Iterator["Answer"]:
     """The answer, to be read inside of a `with`. Leaving by an interrupt cancels the query on the server.
 
     Raises:
@@ -106,7 +113,13 @@ def asking(url: str, question: Question) -> Iterator[pa.RecordBatchReader]:
                 fmt="ArrowStream",
             )
         )
-        yield pa.ipc.open_stream(pa.PythonFile(tail, mode="r"))
+        reader = pa.ipc.open_stream(pa.PythonFile(tail, mode="r"))
+        yield Answer(reader, _types(client, question) if any(_bare(f.type) for f in reader.schema) else {})
+    except ProgrammingError as error:  # the client has looked up what this login may choose
+        raise InputError(
+            f"this login may not do what `sql` needs ({error.args[0]})",
+            remedy="use one with `readonly = 2`; the reader of the embedded store is for other clients",
+        ) from error
     except DatabaseError as error:
         raise _refused(str(error)) from error
     except (ClickHouseError, HTTPError, OSError, pa.ArrowInvalid) as error:
@@ -120,6 +133,95 @@ def asking(url: str, question: Question) -> Iterator[pa.RecordBatchReader]:
         if tail is not None:
             tail.close()
         client.close()
+
+
+class Answer:
+    """Rows as they come, under names that stand once each, and as what they are: times as times, numbers as numbers.
+
+    ClickHouse's Arrow gives a `DateTime` as seconds in 32 bits and an integer of 128 or 256 bits as its bytes. Here the
+    one is a timestamp, the other its digits as text.
+
+    Args:
+        reader: the stream.
+        types: column → its type in ClickHouse; empty if none needs to be known.
+    """
+
+    def __init__(self, reader: pa.RecordBatchReader, types: Mapping[str, str]) -> None:
+        self._reader = reader
+        self._types = [types.get(name, "") for name in reader.schema.names]
+        self.schema = pa.schema(
+            [
+                pa.field(name, _arrow_type(field.type, kind), field.nullable)
+                for name, field, kind in zip(_once_each(reader.schema.names), reader.schema, self._types, strict=True)
+            ]
+        )
+
+    def __iter__(self) -> "Answer":
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        """The next rows.
+
+        Raises:
+            InputError: a text in them is none, but bytes.
+        """
+        batch = self._reader.read_next_batch()
+        for name, column in zip(self.schema.names, batch.columns, strict=True):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise InputError(
+                    f"column {name} holds bytes that are no text", remedy="ask for hex() or base64Encode() of it"
+                ) from error
+        columns = [_shaped(*pair) for pair in zip(batch.columns, self._types, strict=True)]
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _bare(kind: pa.DataType) -> bool:
+    """Whether Arrow's type may hide what a column is."""
+    return bool(pa.types.is_uint32(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _types(client: Any, question: Question) -> dict[str, str]:
+    """Column → its type in ClickHouse; empty of what is no SELECT, such as SHOW."""
+    with suppress(ClickHouseError):
+        inner = question.sql.rstrip().rstrip(";")
+        found = client.query(
+            f"DESCRIBE TABLE ({inner}\n)", parameters=dict(question.parameters) or None, settings={"readonly": 2}
+        ).result_rows
+        return {str(row[0]): str(row[1]) for row in found}
+    return {}
+
+
+def _once_each(names: Sequence[str]) -> list[str]:
+    """Names of which none comes twice: Parquet, JSON and data frames have a column by its name."""
+    out: list[str] = []
+    for name in names:
+        free, at = name, 1
+        while free in out or (at > 1 and free in names):
+            at += 1
+            free = f"{name}_{at}"
+        out.append(free)
+    return out
+
+
+def _arrow_type(given: pa.DataType, kind: str) -> pa.DataType:
+    """What a column becomes, by its type in ClickHouse."""
+    if pa.types.is_uint32(given) and (time := _TIME.fullmatch(kind)):
+        return pa.timestamp("s", time["zone"] or "UTC")
+    return pa.string() if pa.types.is_fixed_size_binary(given) and _WIDE.fullmatch(kind) else given
+
+
+def _shaped(column: pa.Array, kind: str) -> pa.Array:
+    """A column's values as that."""
+    wanted = _arrow_type(column.type, kind)
+    if wanted == column.type:
+        return column
+    if pa.types.is_timestamp(wanted):
+        return column.cast(pa.int64()).cast(wanted)
+    signed = not _WIDE.fullmatch(kind)["sign"]  # type: ignore[index]
+    texts = [None if v is None else str(int.from_bytes(v, "little", signed=signed)) for v in column.to_pylist()]
+    return pa.array(texts, wanted)
 
 
 def progress(url: str, question: Question) -> Progress | None:
@@ -163,7 +265,8 @@ def _refused(text: str, error: Exception | None = None) -> BarographError:
     said = words[max(start, 0) :][:600]
     if int(code[1] or code[2]) in _LIMITS:
         return AnswerIsNo(f"the query was ended: {said}", remedy="ask for less, or raise the limit it names")
-    return InputError(f"ClickHouse refuses the query: {said}", remedy="correct the SQL")
+    remedy = "docs/sql.md has the tables" if int(code[1] or code[2]) in _UNKNOWN else "correct the SQL"
+    return InputError(f"ClickHouse refuses the query: {said}", remedy=remedy)
 
 
 class _Tail:
@@ -228,6 +331,10 @@ class _Parquet:
         self._flush()
         self._writer.close()
 
+    def abandon(self) -> None:
+        """No more comes, and what came is no answer: the writer would close itself on a file that is closed."""
+        self._writer.is_open = False
+
     def _flush(self) -> None:
         if self._rows:
             self._writer.write_table(pa.Table.from_batches(self._held, self._schema), row_group_size=self._rows)
@@ -290,7 +397,7 @@ _WRITERS: Final[Mapping[Format, Any]] = {
 }  # fmt: skip
 
 
-def write(answer: pa.RecordBatchReader, form: Format, out: Path | None) -> int:
+def write(answer: Answer, form: Format, out: Path | None) -> int:
     """Write an answer as it comes; the number of rows.
 
     Args:
@@ -322,13 +429,18 @@ def write(answer: pa.RecordBatchReader, form: Format, out: Path | None) -> int:
     return rows
 
 
-def _pour(answer: pa.RecordBatchReader, form: Format, out: BinaryIO) -> int:
+def _pour(answer: Answer, form: Format, out: BinaryIO) -> int:
     writer: Writer = _WRITERS[form](out, answer.schema)
     rows = 0
-    for batch in answer:
-        writer.write(batch)
-        rows += batch.num_rows
-    writer.close()
+    try:
+        for batch in answer:
+            writer.write(batch)
+            rows += batch.num_rows
+        writer.close()
+    except BaseException:
+        if isinstance(writer, _Parquet):
+            writer.abandon()
+        raise
     return rows
 
 

@@ -43,7 +43,7 @@ def sql(
         raise UsageError(f"--format {form} is not known", remedy=f"use {', '.join(query.FORMATS)}")
     if (statement is None) == (file is None):
         raise UsageError("give a SELECT, or --file with one", remedy="see docs/sql.md")
-    text = statement if statement is not None else cast("Path", file).read_text()
+    text = statement if statement is not None else _text_of(cast("Path", file))
     question = query.Question(text, query.parameters_of(param or [], text))
     out = Output(as_json)
     settings = options.settings(data_dir=data, clickhouse_url=clickhouse_url, lake_url=lake_url)
@@ -56,6 +56,13 @@ def sql(
             rows = query.write(answer, cast("Any", "json" if as_json else form), out_file)
     if out_file is not None:
         out.note(f"{rows:,} rows in {out_file}")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is no text in UTF-8", remedy="give a file that holds one SELECT") from error
 
 
 @contextmanager
