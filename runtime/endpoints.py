@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from runtime.object_store import LocalObjectStore
 
@@ -63,6 +64,12 @@ class Endpoints:
             entries = self._read()
             yield entries
             self._store.put(FILE, json.dumps(entries, indent=2).encode())
+
+
+def without_login(url: str) -> str:
+    """An address as it may be shown: without user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _alive(pid: int) -> bool:

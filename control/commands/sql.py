@@ -1,5 +1,6 @@
 """Verbs of SQL: ask the store, bring its tables up to date."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -41,6 +42,8 @@ def sql(
 
     if form not in query.FORMATS:
         raise UsageError(f"--format {form} is not known", remedy=f"use {', '.join(query.FORMATS)}")
+    if form in query.BINARY and out_file is None and not as_json and sys.stdout.isatty():
+        raise UsageError(f"{form} is no text for a terminal", remedy="give --out FILE, or send it to a program")
     if (statement is None) == (file is None):
         raise UsageError("give a SELECT, or --file with one", remedy="see docs/sql.md")
     text = statement if statement is not None else _text_of(cast("Path", file))

@@ -15,8 +15,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from clickhouse_connect.driver.exceptions import ProgrammingError
-from clickhouse_connect.driver.httpclient import HttpClient
 
 from control import query
 from control.embedded.store import running_store
@@ -175,20 +173,6 @@ def test_nobody_there_is_a_missing_service(cli: Cli) -> None:
     done = cli("sql", "SELECT 1", "--clickhouse-url", "http://127.0.0.1:1")
     assert done.returncode == 3
     assert done.stderr.startswith("barograph: no ClickHouse answers at")
-
-
-def test_a_login_that_may_choose_nothing_is_told_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client refuses before it asks; that is no store that went away."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise ProgrammingError("Setting log_comment is readonly")
-
-    monkeypatch.setattr(HttpClient, "raw_stream", refuse)
-    with (
-        pytest.raises(InputError, match=r"may not do what `sql` needs .*log_comment is readonly"),
-        query.asking(url, query.Question("SELECT 1")),
-    ):
-        pass
 
 
 def test_a_full_or_failing_file_leaves_what_was_there(url: str, tmp_path: Path, monkeypatch: Any) -> None:
