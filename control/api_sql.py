@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, BinaryIO, Final, Literal, cast
 from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
 
-import pyarrow as pa
 from pydantic import BaseModel, Field
 from urllib3 import BaseHTTPResponse, PoolManager, Timeout
 from urllib3.exceptions import HTTPError
@@ -144,7 +143,7 @@ def answer(url: str, ask: Ask, *, trusted: bool) -> Iterator[bytes]:
         _running.release()
 
 
-def _pieces(rows: pa.RecordBatchReader, form: query.Format) -> Iterator[bytes]:
+def _pieces(rows: query.Answer, form: query.Format) -> Iterator[bytes]:
     out = _Buffer()
     writer = query.writer_of(form, cast("BinaryIO", out), rows.schema)
     for batch in rows:

@@ -102,18 +102,23 @@ def _declare(client: Client, lake: ObjectStore, location: str, manifests: list[M
 
 
 def _patterns(table: TableSpec, lake: ObjectStore, manifests: list[Manifest]) -> list[str]:
-    """Names of objects, with patterns, below the lake's own place: of each tape and line what stands, and only that."""
-    out = []
+    """Names of objects below the lake's own place, or one pattern: of each tape and line what stands, and only that.
+
+    A pattern stands alone, or stands for whole folders: among alternatives in braces the engine takes a `*` for a name.
+    """
+    folders, names, whole = list[str](), list[str](), True
     for manifest in manifests:
         for line in sorted(manifest.lines) if table.topic.scope == "line" else ("",):
             for partition in range(manifest.partitions):
                 prefix = folder(table.topic_name(manifest.tape, line), manifest.tape_id, partition)
                 there, standing = all_objects(lake, prefix), objects(lake, prefix)
-                if there and len(there) == len(standing):
-                    out.append(f"{prefix}*.parquet")
-                else:
-                    out += [item.name for item in standing]
-    return out
+                if standing:
+                    folders.append(prefix.rstrip("/"))
+                    names += [item.name for item in standing]
+                whole = whole and len(there) == len(standing)
+    if not whole or not folders:
+        return names
+    return [f"{folders[0] if len(folders) == 1 else '{' + ','.join(folders) + '}'}/*.parquet"]
 
 
 def _engine(location: str, patterns: list[str], env: Mapping[str, str] = os.environ) -> str:

@@ -13,8 +13,9 @@ import re
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Protocol
 
@@ -22,6 +23,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from clickhouse_connect import common
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
 from urllib3.exceptions import HTTPError
@@ -44,7 +46,18 @@ TAIL_BYTES: Final = 1 << 14
 _LIMITS: Final = frozenset({158, 159, 160, 241, 307, 394, 396})
 """Codes of ClickHouse that say: too many rows, too much time, memory or bytes, or cancelled."""
 
+_UNKNOWN: Final = frozenset({47, 60, 81})
+"""Codes of ClickHouse that say: no such column, table or database."""
+
+_TIME: Final = re.compile(r"(?:Nullable\()?DateTime(?:\('(?P<zone>[^']*)'\))?\)?")
+_WIDE: Final = re.compile(r"(?:Nullable\()?(?P<sign>U?)Int(?:128|256)\)?")
+"""Types of ClickHouse that its Arrow has no type for: seconds come as bare numbers, wide integers as bytes."""
+
+BINARY: Final = frozenset({"parquet", "arrow"})
+"""Formats that are no text."""
+
 ARROW_SETTINGS: Final = {"output_format_arrow_string_as_string": 1, "output_format_arrow_compression_method": "none"}
+_QUOTED, _ESCAPE = re.compile(r"[`\\]"), r"\\\g<0>"
 _PARAMETER: Final = re.compile(r"\{\s*(\w+)\s*:")
 
 
@@ -87,10 +100,12 @@ def parameters_of(given: Sequence[str], sql: str) -> dict[str, str]:
     return out
 
 
+Opener = Callable[[Question], Any]
+"""Asks, and gives the answer as a stream in Arrow's format."""
+
+
 @contextmanager
-def asking(
-    url: str, question: Question, opener: Callable[[Question], Any] | None = None
-) -> Iterator[pa.RecordBatchReader]:
+def asking(url: str, question: Question, opener: Opener | None = None) -> Iterator["Answer"]:
     """The answer, to be read inside of a `with`. Leaving by an interrupt cancels the query on the server.
 
     Args:
@@ -104,10 +119,13 @@ def asking(
         AnswerIsNo: the query ended at a limit, or somebody cancelled it.
     """
     client = open_store(url) if opener is None else None
+    ask = opener if opener is not None else partial(_ask, client)
     tail: _Tail | None = None
     try:
-        tail = _Tail(opener(question) if opener is not None else _ask(client, question))
-        yield pa.ipc.open_stream(pa.PythonFile(tail, mode="r"))
+        tail = _Tail(ask(question))
+        reader = pa.ipc.open_stream(pa.PythonFile(tail, mode="r"))
+        hidden = [field.name for field in reader.schema if _bare(field.type)]
+        yield Answer(reader, _types(ask, question, hidden) if hidden else {})
     except DatabaseError as error:
         raise refused(str(error)) from error
     except (ClickHouseError, HTTPError, OSError, pa.ArrowInvalid) as error:
@@ -126,12 +144,107 @@ def asking(
 
 def _ask(client: Client | None, question: Question) -> Any:
     assert client is not None, "opened where nobody else asks"
+    common.set_setting("invalid_setting_action", "send")  # what a login may choose is the server's to say
     return client.raw_stream(
         question.sql,
         parameters=dict(question.parameters) or None,
         settings={**ARROW_SETTINGS, "readonly": 2, "log_comment": question.comment},
         fmt="ArrowStream",
     )
+
+
+class Answer:
+    """Rows as they come, under names that stand once each, and as what they are: times as times, numbers as numbers.
+
+    ClickHouse's Arrow gives a `DateTime` as seconds in 32 bits and an integer of 128 or 256 bits as its bytes. Here the
+    one is a timestamp, the other its digits as text.
+
+    Args:
+        reader: the stream.
+        types: column → its type in ClickHouse; empty if none needs to be known.
+    """
+
+    def __init__(self, reader: pa.RecordBatchReader, types: Mapping[str, str]) -> None:
+        self._reader = reader
+        self._types = [types.get(name, "") for name in reader.schema.names]
+        self.schema = pa.schema(
+            [
+                pa.field(name, _arrow_type(field.type, kind), field.nullable)
+                for name, field, kind in zip(_once_each(reader.schema.names), reader.schema, self._types, strict=True)
+            ]
+        )
+
+    def __iter__(self) -> "Answer":
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        """The next rows.
+
+        Raises:
+            InputError: a text in them is none, but bytes.
+        """
+        batch = self._reader.read_next_batch()
+        for name, column in zip(self.schema.names, batch.columns, strict=True):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise InputError(
+                    f"column {name} holds bytes that are no text", remedy="ask for hex() or base64Encode() of it"
+                ) from error
+        columns = [_shaped(*pair) for pair in zip(batch.columns, self._types, strict=True)]
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+
+def _bare(kind: pa.DataType) -> bool:
+    """Whether Arrow's type may hide what a column is."""
+    return bool(pa.types.is_uint32(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _types(ask: Opener, question: Question, names: Sequence[str]) -> dict[str, str]:
+    """Column → its type in ClickHouse; empty of what is no SELECT, such as SHOW.
+
+    A reader may not DESCRIBE, but he may ask for the types of the rows that he would get, of which none is read.
+    """
+    quoted = [f"`{_QUOTED.sub(_ESCAPE, name)}`" for name in names]
+    wanted = ", ".join(f"toTypeName(any({name})) AS {name}" for name in quoted)
+    inner = question.sql.rstrip().rstrip(";")
+    with suppress(BarographError, ClickHouseError, HTTPError, pa.ArrowInvalid):
+        asked = replace(question, sql=f"SELECT {wanted} FROM (SELECT * FROM ({inner}\n) LIMIT 0)")
+        with closing(_Tail(ask(asked))) as tail:
+            row = pa.ipc.open_stream(pa.PythonFile(tail, mode="r")).read_all().to_pylist()[0]
+            return {name: str(kind) for name, kind in row.items()}
+    return {}
+
+
+def _once_each(names: Sequence[str]) -> list[str]:
+    """Names of which none comes twice: Parquet, JSON and data frames have a column by its name."""
+    out: list[str] = []
+    for name in names:
+        free, at = name, 1
+        while free in out or (at > 1 and free in names):
+            at += 1
+            free = f"{name}_{at}"
+        out.append(free)
+    return out
+
+
+def _arrow_type(given: pa.DataType, kind: str) -> pa.DataType:
+    """What a column becomes, by its type in ClickHouse."""
+    if pa.types.is_uint32(given) and (time := _TIME.fullmatch(kind)):
+        return pa.timestamp("s", time["zone"] or "UTC")
+    return pa.string() if pa.types.is_fixed_size_binary(given) and _WIDE.fullmatch(kind) else given
+
+
+def _shaped(column: pa.Array, kind: str) -> pa.Array:
+    """A column's values as that."""
+    wanted = _arrow_type(column.type, kind)
+    if wanted == column.type:
+        return column
+    if pa.types.is_timestamp(wanted):
+        return column.cast(pa.int64()).cast(wanted)
+    signed = not _WIDE.fullmatch(kind)["sign"]  # type: ignore[index]
+    texts = [None if v is None else str(int.from_bytes(v, "little", signed=signed)) for v in column.to_pylist()]
+    return pa.array(texts, wanted)
 
 
 def progress(url: str, question: Question) -> Progress | None:
@@ -175,7 +288,8 @@ def refused(text: str, error: Exception | None = None) -> BarographError:
     said = words[max(start, 0) :][:600]
     if int(code[1] or code[2]) in _LIMITS:
         return AnswerIsNo(f"the query was ended: {said}", remedy="ask for less, or raise the limit it names")
-    return InputError(f"ClickHouse refuses the query: {said}", remedy="correct the SQL")
+    remedy = "docs/sql.md has the tables" if int(code[1] or code[2]) in _UNKNOWN else "correct the SQL"
+    return InputError(f"ClickHouse refuses the query: {said}", remedy=remedy)
 
 
 class _Tail:
@@ -240,6 +354,10 @@ class _Parquet:
         self._flush()
         self._writer.close()
 
+    def abandon(self) -> None:
+        """No more comes, and what came is no answer: the writer would close itself on a file that is closed."""
+        self._writer.is_open = False
+
     def _flush(self) -> None:
         if self._rows:
             self._writer.write_table(pa.Table.from_batches(self._held, self._schema), row_group_size=self._rows)
@@ -302,7 +420,7 @@ _WRITERS: Final[Mapping[Format, Any]] = {
 }  # fmt: skip
 
 
-def write(answer: pa.RecordBatchReader, form: Format, out: Path | None) -> int:
+def write(answer: Answer, form: Format, out: Path | None) -> int:
     """Write an answer as it comes; the number of rows.
 
     Args:
@@ -340,13 +458,18 @@ def writer_of(form: Format, out: BinaryIO, schema: pa.Schema) -> Writer:
     return writer
 
 
-def _pour(answer: pa.RecordBatchReader, form: Format, out: BinaryIO) -> int:
+def _pour(answer: Answer, form: Format, out: BinaryIO) -> int:
     writer = writer_of(form, out, answer.schema)
     rows = 0
-    for batch in answer:
-        writer.write(batch)
-        rows += batch.num_rows
-    writer.close()
+    try:
+        for batch in answer:
+            writer.write(batch)
+            rows += batch.num_rows
+        writer.close()
+    except BaseException:
+        if isinstance(writer, _Parquet):
+            writer.abandon()
+        raise
     return rows
 
 

@@ -6,6 +6,7 @@ command that works for longer builds only on parts that last: not on the broker 
 """
 
 from contextlib import ExitStack
+from textwrap import shorten
 from typing import Self
 
 from clickhouse_connect.driver.client import Client
@@ -14,7 +15,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from control.embedded.kafka import EmbeddedKafka
 from control.embedded.store import running_store
 from control.output import Output
-from runtime.endpoints import Endpoints
+from runtime.endpoints import Endpoints, without_login
 from runtime.errors import MissingServiceError
 from runtime.kafka import ping
 from runtime.settings import Settings
@@ -101,7 +102,8 @@ def open_store(url: str) -> Client:
     try:
         return connect(url)
     except ClickHouseError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason, shown = shorten(" ".join(str(error).split()), 200, placeholder=" …"), without_login(url)
         raise MissingServiceError(
-            f"no ClickHouse answers at {url} ({reason})", remedy="start one, or correct --clickhouse-url"
+            f"no ClickHouse answers at {shown} ({reason.replace(url, shown)})",
+            remedy="start one, or correct --clickhouse-url",
         ) from error

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from runtime.endpoints import without_login
 from runtime.errors import InputError, MissingServiceError
 
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -38,7 +39,7 @@ class RegistryClient:
             raise InputError(
                 "the registry's address is not of the form http://host:port", remedy="correct BAROGRAPH_REGISTRY_URL"
             )
-        self.shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+        self.shown = without_login(url).rstrip("/")
         self._headers = {"Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE}
         if parts.username:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -17,7 +17,6 @@ window by others' inserts, or never written because the disk was full in that mo
 question cannot see, a first try that still runs.
 """
 
-import io
 import logging
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -140,10 +139,11 @@ def build_insert(batch: Batch, known: Container[str] = frozenset()) -> Insert | 
     if not rows.num_rows:
         return None
     rows = rows.combine_chunks()
-    sink = io.BytesIO()
+    names, count, sink = tuple(rows.schema.names), rows.num_rows, pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows, max_chunksize=rows.num_rows)
-    return Insert(batch.lane.table.name, tuple(rows.schema.names), sink.getvalue(), rows.num_rows, batch.token)
+        writer.write_table(rows, max_chunksize=count)
+    del rows  # the stream has them; both would be held while it is sent
+    return Insert(batch.lane.table.name, names, sink.getvalue().to_pybytes(), count, batch.token)
 
 
 def known_ids(client: Client, lane: Lane, before: int, ids: Sequence[str]) -> frozenset[str]:

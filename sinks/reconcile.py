@@ -81,6 +81,11 @@ class TableReport:
     damaged: tuple[str, ...] = ()
     dbn_missing: int = 0
 
+    @property
+    def all_missing(self) -> int:
+        """Rows missing, messages missing in the lake, and records missing in DBN objects."""
+        return self.missing + self.lake_messages_missing + self.dbn_missing
+
 
 @dataclass(frozen=True, slots=True)
 class ReconcileReport:
@@ -91,7 +96,7 @@ class ReconcileReport:
     @property
     def missing(self) -> int:
         """Rows missing, messages missing in the lake, and records missing in DBN objects, over all tables."""
-        return sum(t.missing + t.lake_messages_missing + t.dbn_missing for t in self.tables.values())
+        return sum(t.all_missing for t in self.tables.values())
 
     @property
     def duplicate(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Final, TypeVar
 
+from runtime.errors import InputError
 from sinks.base import StoppedError
 
 log = logging.getLogger(__name__)
@@ -80,17 +81,22 @@ def patiently(work: Callable[[], T], what: str, stop: Event) -> T:
 
     Args:
         work: what to do; may be done again after any failure. An `OSError` may pass: the disk is full, the folder away,
-            the bucket unreachable. Everything else is the caller's.
+            the bucket unreachable; not a file where a folder must be. Everything else is the caller's.
         what: what is tried, for the log.
         stop: ends the waiting.
 
     Raises:
         StoppedError: `stop` was set before it succeeded.
+        InputError: it can never succeed.
     """
     backoff = Backoff()
     while True:
         try:
             return work()
+        except (NotADirectoryError, IsADirectoryError) as error:
+            raise InputError(
+                f"{what}: {error}", remedy="something else has the place of the folder; move it"
+            ) from error
         except OSError as error:
             pause_s = backoff.next_s()
             if backoff.tries in (1, 5) or backoff.tries % 20 == 0:

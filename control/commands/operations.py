@@ -1,6 +1,6 @@
 """Verbs of daily work: status, doctor, reconcile."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -10,6 +10,8 @@ from control.commands.processes import until_signal
 from control.output import Output, rows
 from runtime.errors import AnswerIsNo, UsageError
 from runtime.lifeline import watch_lifeline
+from runtime.object_store import ObjectStore, object_store_at
+from runtime.tapes import Deletion, Manifest
 from runtime.telemetry import serve_metrics
 
 
@@ -79,7 +81,7 @@ def reconcile(
         report, pending = compare(manifest, line, given, services)
     found = {"missing": report.missing, "duplicate": report.duplicate, **asdict(report)}
     titles = ("table", "topic rows", "store rows", "lake rows", "missing", "duplicate")
-    body = [(n, t.topic_rows, t.store_rows, t.lake_rows, t.missing, t.duplicate) for n, t in report.tables.items()]
+    body = [(n, t.topic_rows, t.store_rows, t.lake_rows, t.all_missing, t.duplicate) for n, t in report.tables.items()]
     out.result(found, lambda console: console.print(rows(titles, body)))
     if pending:
         raise AnswerIsNo(
@@ -92,7 +94,23 @@ def reconcile(
             remedy="delete them and make the tape again with --replace, or restore them from a copy",
         )
     if not report.clean:
+        if broken_off(object_store_at(given.state_location), manifest):
+            raise AnswerIsNo(
+                f"a deletion in tape {tape} was broken off: {report.duplicate} rows or messages of it are still there",
+                remedy="call the same `barograph tape delete` again, which ends it",
+            )
         raise AnswerIsNo(
             f"tape {tape} has {report.missing} missing and {report.duplicate} duplicate rows",
             remedy="start its sinks again; topics that the broker lost come back with `barograph tape backfill`",
         )
+
+
+def broken_off(states: ObjectStore, manifest: Manifest) -> bool:
+    """Whether a deletion of a part of a tape was noted in its manifest and not ended: some of it is still there."""
+    from control.tape_delete import unfinished_records
+
+    noted = {replace(deletion, at="") for deletion in manifest.deletions}
+    return any(
+        all(replace(Deletion(**given), at="") in noted for given in record["ranges"])
+        for record in unfinished_records(states, manifest)
+    )

@@ -1,5 +1,6 @@
 """Verbs of SQL: ask the store, bring its tables up to date."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -41,9 +42,11 @@ def sql(
 
     if form not in query.FORMATS:
         raise UsageError(f"--format {form} is not known", remedy=f"use {', '.join(query.FORMATS)}")
+    if form in query.BINARY and out_file is None and not as_json and sys.stdout.isatty():
+        raise UsageError(f"{form} is no text for a terminal", remedy="give --out FILE, or send it to a program")
     if (statement is None) == (file is None):
         raise UsageError("give a SELECT, or --file with one", remedy="see docs/sql.md")
-    text = statement if statement is not None else cast("Path", file).read_text()
+    text = statement if statement is not None else _text_of(cast("Path", file))
     question = query.Question(text, query.parameters_of(param or [], text))
     out = Output(as_json)
     settings = options.settings(data_dir=data, clickhouse_url=clickhouse_url, lake_url=lake_url)
@@ -56,6 +59,13 @@ def sql(
             rows = query.write(answer, cast("Any", "json" if as_json else form), out_file)
     if out_file is not None:
         out.note(f"{rows:,} rows in {out_file}")
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is no text in UTF-8", remedy="give a file that holds one SELECT") from error
 
 
 @contextmanager

@@ -200,6 +200,8 @@ def compact_tape(
         for number, lane in enumerate(found):
             done.append((lane, compact(lake, lane, fewest)))
             advance(number + 1, len(found))
+    if not any(did.made for _, did in done):
+        out.note(f"nothing to join: no stream of {manifest.tape} has {fewest} small objects in a row")
     out.result(
         {f"{lane.topic}[{lane.partition}]": {"joined": did.joined, "made": did.made} for lane, did in done if did.made}
     )

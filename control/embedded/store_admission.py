@@ -73,10 +73,9 @@ TABLE_FUNCTIONS: Final = frozenset(
 TABLES: Final = frozenset(name for table in (*all_tables(), *VIEWS) for name in (table, f"default.{table}"))
 """Tables and views of ours, as a query may name them."""
 
-SYSTEM_TABLES: Final = frozenset(
-    f"system.{name}" for name in ("one", "numbers", "settings", "tables", "columns", "databases", "functions")
-)
-"""Tables of `system` that clients look into; none tells of other people's queries, of files or of the machine."""
+SYSTEM_TABLES: Final = frozenset(f"system.{name}" for name in ("one", "numbers", "settings", "columns", "functions"))
+"""Tables of `system` that clients look into; none tells of other people's queries, of files or of the machine, as
+`system.tables` and `system.databases` do by their paths."""
 
 _REACHING_OUT: Final = re.compile(
     r"file|hascolumnintable|ai[a-z]+|dict.*|joinget.*|catboost.*|sleep.*|logtrace|getmacro|getclienthttpheader"

@@ -146,7 +146,7 @@ def one(seed):
             assert session.closing.code in CLOSE_CODES
             assert over
     session.release()
-    assert not any(channel.listeners for channel in world.hub.channels.values())
+    assert not any(channel.readers for channel in world.hub.channels.values())
 
 
 def run(first, count=None, seconds=None):

@@ -1,6 +1,7 @@
 """The same query over hot tables and over the lake: one market, written by both sinks, asked twice."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -141,6 +142,21 @@ def test_a_bucket_is_asked_as_a_folder_is(
             client.close()
     finally:
         server.stop()
+
+
+def test_a_lake_of_two_tapes_answers_of_both(made: SqlTape, tmp_path: Path) -> None:
+    """Each table then has objects in two folders; the second tape is the first under another name."""
+    store = LocalObjectStore(tmp_path)
+    fill_lake(store, made)
+    for topic in list(tmp_path.glob(f"{made.tape}.*")):
+        other = topic.name.replace(made.tape, "other", 1)
+        shutil.copytree(topic / f"id-{made.tape}", tmp_path / other / "id-other")
+    manifest = Manifest("other", "id-other", "finished", instruments=made.known)
+    TapeStore(store).save(manifest.with_line("main", Line(sql_tape.RUN, dict(sql_tape.CONFIG), True)))
+    with lake_store(str(tmp_path)) as url, closing(connect(url)) as client:
+        for table in ("mbo", "bins", "trades", "bars"):
+            rows = sum(m.envelope.count for m in made.messages[table] if m.envelope.kind != "definition")
+            assert client.query(f"SELECT count() FROM {table}").result_rows == [(2 * rows,)], table
 
 
 def test_places_that_the_engine_would_take_for_patterns_are_refused(tmp_path: Path, made: SqlTape) -> None:

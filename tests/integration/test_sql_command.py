@@ -92,6 +92,49 @@ def test_denormal_numbers_and_bytes_have_a_form_in_json(cli: Cli, url: str) -> N
     assert json.loads(done.stdout) == [{"a": "nan", "b": "-inf", "c": (1 << 64) - 1, "d": ["inf"]}]
 
 
+def test_a_time_is_a_time_in_every_format(cli: Cli, url: str, tmp_path: Path) -> None:
+    """ClickHouse's Arrow has hours and minutes as bare seconds; what it has as UInt32 stays a number."""
+    sql = "SELECT toStartOfHour(fromUnixTimestamp64Nano(1704206874544403425, 'UTC')) AS hour, toUInt32(7) AS n;"
+    assert "2024-01-02 14:00:00 UTC" in ask(cli, url, sql).stdout
+    assert ask(cli, url, sql, "--format", "csv").stdout == '"hour","n"\n2024-01-02 14:00:00Z,7\n'
+    assert json.loads(ask(cli, url, sql, "--json").stdout) == [{"hour": "2024-01-02 14:00:00+00:00", "n": 7}]
+    for form in ("parquet", "arrow"):
+        out = tmp_path / form
+        assert ask(cli, url, sql, "--format", form, "--out", out).returncode == 0
+        table = pq.read_table(out) if form == "parquet" else pa.ipc.open_stream(out.read_bytes()).read_all()
+        assert pa.types.is_timestamp(table.schema.field("hour").type)
+        assert table["hour"].cast(pa.timestamp("s", "UTC")).cast(pa.int64()).to_pylist() == [1704204000]
+        assert table["n"].to_pylist() == [7]
+
+
+def test_wide_integers_are_their_digits(cli: Cli, url: str) -> None:
+    sql = "SELECT toInt128('-170141183460469231731687303715884105728') AS a, toUInt256(7) AS b, toInt128(NULL) AS c"
+    done = ask(cli, url, sql, "--json")
+    assert json.loads(done.stdout) == [{"a": str(-(1 << 127)), "b": "7", "c": None}], done.stderr
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_columns_of_one_name_are_all_there(cli: Cli, url: str, form: str) -> None:
+    done = ask(cli, url, "SELECT 5, 6 AS `5_2`, 5", "--format", form)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("5", "5_2", "5_3"))
+
+
+@pytest.mark.parametrize("form", query.FORMATS)
+def test_bytes_that_are_no_text_are_one_sentence(cli: Cli, url: str, tmp_path: Path, form: str) -> None:
+    done = ask(cli, url, "SELECT unhex('ff') AS x", "--format", form, "--out", tmp_path / "x")
+    assert done.returncode == 2
+    assert done.stderr == "barograph: column x holds bytes that are no text; ask for hex() or base64Encode() of it\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_text_is_one_sentence(cli: Cli, url: str, tmp_path: Path) -> None:
+    (tmp_path / "q.sql").write_bytes(b"\xff\xfe")
+    done = ask(cli, url, "--file", tmp_path / "q.sql")
+    assert done.returncode == 2
+    assert "q.sql is no text in UTF-8" in done.stderr
+
+
 def test_a_file_of_sql_and_parameters_that_are_hostile(cli: Cli, url: str, tmp_path: Path) -> None:
     file = tmp_path / "question.sql"
     file.write_text("SELECT {a:String} AS a, {b:UInt64} AS b -- 100% plain\n")

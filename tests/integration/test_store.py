@@ -26,6 +26,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 
+from control import query
 from control.embedded.store import EmbeddedStore, running_store
 from control.embedded.store_codings import decode, encoder
 from runtime.errors import FolderInUseError, PortTakenError, UsageError
@@ -417,6 +418,15 @@ def test_at_the_readers_address_everybody_is_the_reader(tmp_path: Path) -> None:
             with pytest.raises(HTTPError) as refused:
                 post(open_to_all, b"INSERT INTO trades VALUES (1)", **login)
             assert refused.value.headers["X-ClickHouse-Exception-Code"] == "497"
+        with query.asking(open_to_all, query.Question("SELECT count() AS n FROM trades")) as answer:
+            assert query.write(answer, "json", tmp_path / "told.json") == 1
+        assert json.loads((tmp_path / "told.json").read_text()) == [{"n": 0}]
+        asked = query.Question("SELECT toDateTime(number, 'UTC') AS `a``t`, toInt256(-1) AS w FROM numbers(2)")
+        with query.asking(open_to_all, asked) as answer:
+            assert [str(kind) for kind in answer.schema.types] == ["timestamp[s, tz=UTC]", "string"]
+        for path in ("data_paths FROM system.tables", "data_path FROM system.databases"):
+            with pytest.raises(HTTPError):
+                post(open_to_all, f"SELECT {path}".encode())
         with pytest.raises(PortTakenError):
             EmbeddedStore(tmp_path / "other", reader_at=f"127.0.0.1:{store.reader_port}")
     finally:

@@ -12,6 +12,7 @@ import pytest
 
 from control import tape_delete
 from control.claims import lake_right
+from control.commands.operations import broken_off
 from control.output import Output
 from control.tape_admin import TapeAdmin
 from control.tape_delete import AUDIT, Across, DayRanges, Eraser, Wish, unfinished_records
@@ -186,11 +187,15 @@ def test_a_deletion_ends_what_another_left_and_nothing_that_is_done(
         broken.setattr(tape_delete, "erase_objects", die)
         with pytest.raises(SystemExit):
             one.erase(one.find(Wish(day="1970-01-02")), "")
-    assert len(unfinished_records(LocalObjectStore(tmp_path / "state"), TAPE)) == 1
+    states = LocalObjectStore(tmp_path / "state")
+    assert len(unfinished_records(states, TAPE)) == 1
+    assert broken_off(states, one.manifest)
+    assert not broken_off(states, TAPE), "what the manifest does not have was touched by nobody"
     last = eraser(tmp_path)
     last.erase(last.find(Wish(day="1970-01-03")), "")
     assert worked == [[0], [2], [2, 6]]
-    assert unfinished_records(LocalObjectStore(tmp_path / "state"), TAPE) == []
+    assert unfinished_records(states, TAPE) == []
+    assert not broken_off(states, last.manifest)
     (item,) = all_objects(lake, folder_of(RAW))
     found = list(decode_object(lake.get(item.name) or b"", item.name, RAW.topic, 0))
     assert [p.seq for p in found if p.deleted] == [0, 2, 4, 6]
