@@ -421,7 +421,7 @@ def test_at_the_readers_address_everybody_is_the_reader(tmp_path: Path) -> None:
         with query.asking(open_to_all, query.Question("SELECT count() AS n FROM trades")) as answer:
             assert query.write(answer, "json", tmp_path / "told.json") == 1
         assert json.loads((tmp_path / "told.json").read_text()) == [{"n": 0}]
-        asked = query.Question("SELECT toDateTime(number, 'UTC') AS `a``t`, toInt256(-1) AS w FROM numbers(2)")
+        asked = query.Question("SELECT toDateTime(number, 'UTC') AS `a t`, toInt256(-1) AS w FROM numbers(2)")
         with query.asking(open_to_all, asked) as answer:
             assert [str(kind) for kind in answer.schema.types] == ["timestamp[s, tz=UTC]", "string"]
         for path in ("data_paths FROM system.tables", "data_path FROM system.databases"):
