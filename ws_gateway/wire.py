@@ -271,6 +271,9 @@ class Wire(asyncio.BufferedProtocol):
                 head, self._head = bytes(self._head[: end if end > 3 else None]), self._head[end:]
                 self._shake_hands(head)
             return
+        if self._head is not None:
+            self._head += data  # nobody is there yet who takes it
+            return
         if self._frames.reader.eof:
             return
         self._frames.receive_data(data)
@@ -296,6 +299,8 @@ class Wire(asyncio.BufferedProtocol):
             self._frames = Frames(SERVER, max_size=TEXT_BYTES_MAX, logger=_QUIET)  # the other one keeps the request
             self.transport.pause_reading()
             house.begin(self, request)
+        else:
+            self._head = None
 
     def _answer(self, request: Request, hands: ServerProtocol) -> Response | None:
         try:
@@ -334,19 +339,19 @@ def spread(members: Members, begin: bytes, sent: int, age_us: int, payload: byte
     size = len(begin) + HEADER.size + len(payload)
     for subscription, (base, number, wire) in members.items():
         head = pack(begin, VERSION, BATCH, 0, number, base + sent, 0, age_us)
-        if not wire.behind:
-            try:
-                taken = writev(wire.fd, (head, payload))
-            except BlockingIOError:
-                taken = 0
-            except OSError:
-                wire.transport.abort()
-                full.append(subscription)
-                continue
-            if taken == size:
-                continue
-            wire.put_rest(head, payload, taken)
-        else:
+        if wire.behind and not wire.idle:
             wire.put(head, payload)
-        full.append(subscription)
+            full.append(subscription)
+            continue
+        try:
+            taken = writev(wire.fd, (head, payload))
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            wire.transport.abort()
+            taken = size
+            full.append(subscription)
+        if taken != size:
+            wire.put_rest(head, payload, taken)
+            full.append(subscription)
     return full
