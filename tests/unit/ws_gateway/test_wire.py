@@ -248,9 +248,22 @@ def test_who_is_silent_is_asked_and_then_cut(link):
     link.ns = 20 * S
     link.wire.look(link.ns)
     assert not link.transport.closing
-    link.ns = 32 * S
+    for second in (22, 31, 33):
+        link.ns = second * S
+        link.wire.look(link.ns)
+        assert link.transport.closing == (second == 33)
+
+
+def test_nobody_is_cut_because_we_stood_still(link):
+    link.open()
+    link.ns = 500 * S
     link.wire.look(link.ns)
-    assert link.transport.closing
+    assert not link.transport.closing
+    link.client.receive_data(link.take())
+    link.give(b"".join(link.client.data_to_send()))
+    link.ns = 509 * S
+    link.wire.look(link.ns)
+    assert not link.transport.closing
 
 
 def test_a_close_is_answered_or_cut(link):
