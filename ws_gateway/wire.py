@@ -112,8 +112,8 @@ class Wire(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "__weakref__", "_frames", "_head", "_heard_ns", "_house", "_leaving_ns", "_monotonic_ns", "_pinged", "behind",
-        "fd", "receiver", "transport",
+        "__weakref__", "_frames", "_head", "_heard_ns", "_house", "_leaving_ns", "_monotonic_ns", "_pinged_ns",
+        "behind", "fd", "receiver", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -126,7 +126,7 @@ class Wire(asyncio.BufferedProtocol):
         self._frames: Frames | None = None
         self._heard_ns = monotonic_ns()
         self._leaving_ns = 0
-        self._pinged = False
+        self._pinged_ns = 0
 
     # ---- the event loop's calls ------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class Wire(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes came."""
         if self._frames is not None:  # the time for an opening request is counted from its beginning
-            self._heard_ns, self._pinged = self._monotonic_ns(), False
+            self._heard_ns, self._pinged_ns = self._monotonic_ns(), 0
         self._take(bytes(_BUFFER[:nbytes]))
 
     def eof_received(self) -> None:
@@ -238,15 +238,16 @@ class Wire(asyncio.BufferedProtocol):
 
     def look(self, now_ns: int) -> None:
         """Time has passed: ping who is silent, cut who does not do his part."""
-        silent_s = (now_ns - self._heard_ns) / 1e9
+        silent_ns = now_ns - self._heard_ns
         if self._leaving_ns:
             late = now_ns - self._leaving_ns > CLOSE_S * 1e9
         elif self._frames is None:
-            late = silent_s > HANDSHAKE_S
+            late = silent_ns > HANDSHAKE_S * 1e9
         else:
-            late = silent_s > PING_S + PONG_S or self.transport.get_write_buffer_size() > UNASKED_BYTES_MAX
-            if not self._pinged and not late and silent_s > PING_S and self._frames.state is OPEN:
-                self._pinged = True
+            unanswered = self._pinged_ns > 0 and now_ns - self._pinged_ns > PONG_S * 1e9
+            late = unanswered or self.transport.get_write_buffer_size() > UNASKED_BYTES_MAX
+            if not self._pinged_ns and silent_ns > PING_S * 1e9 and self._frames.state is OPEN:
+                self._pinged_ns = now_ns  # who was not asked is not late, however long we ourselves stood still
                 self._frames.send_ping(b"")
                 self._flush(self._frames)
         if late:
@@ -270,6 +271,9 @@ class Wire(asyncio.BufferedProtocol):
             if end > 3 or len(self._head) > HEAD_BYTES_MAX:
                 head, self._head = bytes(self._head[: end if end > 3 else None]), self._head[end:]
                 self._shake_hands(head)
+            return
+        if self._head is not None:
+            self._head += data  # nobody is there yet who takes it
             return
         if self._frames.reader.eof:
             return
@@ -296,6 +300,8 @@ class Wire(asyncio.BufferedProtocol):
             self._frames = Frames(SERVER, max_size=TEXT_BYTES_MAX, logger=_QUIET)  # the other one keeps the request
             self.transport.pause_reading()
             house.begin(self, request)
+        else:
+            self._head = None
 
     def _answer(self, request: Request, hands: ServerProtocol) -> Response | None:
         try:
@@ -334,22 +340,22 @@ def spread(members: Members, begin: bytes, sent: int, age_us: int, payload: byte
     size = len(begin) + HEADER.size + len(payload)
     for subscription, (base, number, wire) in members.items():
         head = pack(begin, VERSION, BATCH, 0, number, base + sent, 0, age_us)
-        if not wire.behind:
-            try:
-                taken = writev(wire.fd, (head, payload))
-            except BlockingIOError:
-                taken = 0
-            except OSError:
-                if wire.fd < 0:  # TLS: only the transport writes
-                    wire.put(head, payload)
-                else:
-                    wire.transport.abort()
-                full.append(subscription)
-                continue
-            if taken == size:
-                continue
-            wire.put_rest(head, payload, taken)
-        else:
+        if wire.behind and not wire.idle:
             wire.put(head, payload)
-        full.append(subscription)
+            full.append(subscription)
+            continue
+        try:
+            taken = writev(wire.fd, (head, payload))
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            if wire.fd < 0:  # TLS: only the transport writes
+                wire.put(head, payload)
+            else:
+                wire.transport.abort()
+            taken = size
+            full.append(subscription)
+        if taken != size:
+            wire.put_rest(head, payload, taken)
+            full.append(subscription)
     return full

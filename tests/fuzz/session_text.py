@@ -125,7 +125,7 @@ def texts(rng):
 
 def one(seed):
     """One stranger; raises AssertionError, or whatever the session raises, if a promise is broken."""
-    rng, world = random.Random(seed), World()
+    rng, world = random.Random(seed), World(cohorts=seed % 2 == 1)
     world.publish(rng.randrange(3))
     session = Session(world.hub, world.now, guard=Guard() if rng.random() < 0.3 else None)
     over = False
@@ -146,7 +146,7 @@ def one(seed):
             assert session.closing.code in CLOSE_CODES
             assert over
     session.release()
-    assert not any(channel.readers for channel in world.hub.channels.values())
+    assert not any(channel.readers or channel.cohorts for channel in world.hub.channels.values())
 
 
 def run(first, count=None, seconds=None):
