@@ -121,12 +121,21 @@ class Page:
     def ask(self, expression: str) -> Any:
         return self.page.evaluate(f"window.__barograph && window.__barograph.{expression}")
 
-    def until(self, expression: str, seconds: float = 40) -> None:
+    def until(self, expression: str, seconds: float = 100) -> None:
         """Wait until an expression on the hooks holds; polled from here, because the page's policy forbids eval."""
         deadline = time.monotonic() + seconds
         while not self.ask(expression):
             assert time.monotonic() < deadline, f"{expression} never held; page says {self.errors}"
             time.sleep(0.1)
+
+    def settled(self, expression: str, still_ms: int = 700) -> Any:
+        """The value of an expression once it stays the same for a while, however busy the machine is."""
+        deadline, before = time.monotonic() + 100, object()
+        while (now := self.ask(expression)) != before:
+            assert time.monotonic() < deadline, f"{expression} never rests"
+            before = now
+            self.page.wait_for_timeout(still_ms)
+        return now
 
     def picture(self) -> bytes:
         """The heatmap's part of the page as the browser shows it (PNG)."""

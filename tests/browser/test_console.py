@@ -30,8 +30,7 @@ def test_the_heatmap_changes_while_data_flows_and_rests_when_it_stops(host, open
     host.feeder.paused.set()
     page.until("state == 'stale'")
     page.until("view.right == __barograph.columns")
-    page.page.wait_for_timeout(1500)  # the centre glides home
-    still = page.ask("checksum()")
+    still = page.settled("checksum()")  # the centre glides home
     page.page.wait_for_timeout(800)
     assert page.ask("checksum()") == still
     host.feeder.paused.clear()
@@ -91,7 +90,7 @@ def test_a_lost_gateway_is_shown_and_found_again(host, open_page):
     page.until("state == 'lost'")
     assert "Trying again" in page.page.locator("#notice").inner_text()
     host.start_gateway()
-    page.until("state == 'live'", 60)
+    page.until("state == 'live'")
     assert page.ask("counts.lost") == 1
     bins = page.ask("bins")
     page.until(f"bins > {bins + 3}")

@@ -43,8 +43,7 @@ def shown_at(page):
 def paused(page):
     page.page.keyboard.press(" ")
     page.until("state == 'paused'")
-    page.page.wait_for_timeout(400)  # what was under way
-    return page.ask("lastBin")
+    return page.settled("lastBin")  # what was under way has come
 
 
 def test_pause_stands_still_and_going_on_misses_no_column(host, open_page):
@@ -59,7 +58,7 @@ def test_pause_stands_still_and_going_on_misses_no_column(host, open_page):
     page.page.get_by_role("button", name="Go on").click()
     page.until(f"lastBin > {at + 20} && __barograph.state == 'live' && __barograph.live")
     assert whole(bins(page))
-    page.page.wait_for_timeout(300)
+    page.settled("live")
     assert shown_at(page) == ""
     assert page.errors == []
 
@@ -72,8 +71,7 @@ def test_a_step_shows_one_bin_more(host, open_page):
         page.until(f"lastBin == {at + n}")
     page.page.get_by_role("button", name="One bin on").click()
     page.until(f"lastBin == {at + 3}")
-    page.page.wait_for_timeout(500)
-    assert page.ask("lastBin") == at + 3
+    assert page.settled("lastBin") == at + 3
     assert page.ask("paused")
     assert whole(bins(page))
 
@@ -88,14 +86,12 @@ def test_a_seek_shows_the_bin_with_what_led_to_it_and_its_trades(host, open_page
     page.page.keyboard.type(f"bin/{first + 100}")
     page.page.keyboard.press("Enter")
     page.until(f"paused && __barograph.lastBin == {first + 100} && __barograph.columns > 90")
-    page.page.wait_for_timeout(500)
-    assert page.ask("lastBin") == first + 100
+    assert page.settled("lastBin") == first + 100
     assert bins(page) == list(range(first, first + 101))
-    assert page.ask("trades") == [t for t in known if t[0] <= first + 100]
+    assert page.settled("trades") == [t for t in known if t[0] <= first + 100]
     page.page.keyboard.press(".")
     page.until(f"lastBin == {first + 101}")
-    page.page.wait_for_timeout(300)
-    assert page.ask("trades") == [t for t in known if t[0] <= first + 101]
+    assert page.settled("trades") == [t for t in known if t[0] <= first + 101]
 
 
 def test_the_pace_is_kept_until_the_replay_is_live(host, open_page):
@@ -108,10 +104,12 @@ def test_the_pace_is_kept_until_the_replay_is_live(host, open_page):
     page.page.locator("#stage").focus()
     page.page.keyboard.press(" ")
     page.until(f"lastBin > {first + 25} && __barograph.state == 'replay'")
-    began, at = time.monotonic(), page.ask("lastBin")
-    page.page.wait_for_timeout(2000)
-    pace = (page.ask("lastBin") - at) / (time.monotonic() - began) / 10
-    assert 1.2 < pace < 3  # of 2, as two looks of a page can tell
+    shown, wall = page.page.evaluate("""async () => {
+      const shown = () => window.__barograph.last().tMs, at = [shown(), performance.now()];
+      await new Promise((done) => setTimeout(done, 3000));
+      return [shown() - at[0], performance.now() - at[1]];
+    }""")
+    assert 0.5 < shown / wall / 2 < 2  # twice as fast as it happened, as a page on a busy machine can tell
     assert shown_at(page).startswith("synthetic/main/grid/")
     for _ in range(6):
         page.page.keyboard.press("p")
@@ -129,7 +127,7 @@ def test_back_to_live(host, open_page):
     page.page.keyboard.press("l")
     page.until("state == 'live' && __barograph.bins > 140")
     assert page.page.get_by_role("button", name="Live", exact=True).get_attribute("aria-pressed") == "true"
-    page.page.wait_for_timeout(300)
+    page.settled("live")
     assert shown_at(page) == ""
 
 
@@ -139,8 +137,7 @@ def test_an_address_shows_the_same_moment_to_somebody_else(host, open_page):
     cursor, vector = page.ask("cursor"), page.ask("vector('bid_depth')")
     other = open_page(page.page.url)
     other.until(f"lastBin == {at} && __barograph.columns > 100")
-    other.page.wait_for_timeout(500)
-    assert (other.ask("lastBin"), other.ask("cursor"), other.ask("paused")) == (at, cursor, True)
+    assert (other.settled("lastBin"), other.ask("cursor"), other.ask("paused")) == (at, cursor, True)
     assert other.ask("vector('bid_depth')") == vector
     first = other.ask("firstBin")
     other.page.evaluate(f"location.hash = location.hash.replace(/at=[^&]*/, 'at=bin%2F{first + 30}')")  # pasted over it
@@ -166,14 +163,12 @@ def test_a_gateway_that_restarts_costs_no_column_and_repeats_none(host, open_pag
     page.until("state == 'lost'")
     assert "stopped where the connection did" in page.page.locator("#notice").inner_text()
     host.start_gateway()
-    page.until(f"state == '{state}'", 60)
+    page.until(f"state == '{state}'")
     if state == "paused":
-        page.page.wait_for_timeout(1500)
-        assert page.ask("lastBin") == before[-1]
+        assert page.settled("lastBin", 1500) == before[-1]
         page.page.keyboard.press(".")
         page.until(f"lastBin == {before[-1] + 1}")
-        page.page.wait_for_timeout(500)
-        assert page.ask("lastBin") == before[-1] + 1
+        assert page.settled("lastBin") == before[-1] + 1
         page.page.keyboard.press(" ")
     page.until(f"lastBin > {before[-1] + 20} && __barograph.state == 'live'")
     after = bins(page)
@@ -217,8 +212,7 @@ def publish(host, gap=None):
 def test_a_gap_is_drawn_and_counted_with_its_cause(host, open_page):
     page = opened(host, open_page)
     host.feeder.paused.set()
-    page.page.wait_for_timeout(500)
-    at = page.ask("lastBin")
+    at = page.settled("lastBin")
     for _ in range(5):
         host.feeder.markets[INSTRUMENTS[0]].step()  # never sent
     host.do(publish, host, Gap(at + 2, at + 7, "messages are missing in the topic"))
@@ -232,8 +226,7 @@ def test_a_gap_is_drawn_and_counted_with_its_cause(host, open_page):
 def test_bins_left_out_are_drawn_and_counted(host, open_page, monkeypatch):
     page = opened(host, open_page)
     host.feeder.paused.set()
-    page.page.wait_for_timeout(500)
-    at = page.ask("lastBin")
+    at = page.settled("lastBin")
     monkeypatch.setattr(subscription, "BACKLOG_ROWS_MAX", 3)
     host.do(lambda: [publish(host) for _ in range(9)])  # before anybody could be sent one
     page.until(f"lastBin == {at + 9}")
@@ -246,11 +239,11 @@ def test_bins_left_out_are_drawn_and_counted(host, open_page, monkeypatch):
 def test_rows_of_another_form_end_with_a_fresh_start_and_no_wrong_numbers(host, open_page):
     page = opened(host, open_page)
     host.feeder.paused.set()
-    page.page.wait_for_timeout(500)
+    page.settled("lastBin")
     for market in host.feeder.markets.values():
         market.radius = 20  # the line is narrower now
     host.do(publish, host)
-    page.until("counts.lost == 1 && __barograph.state == 'live'", 60)
+    page.until("counts.lost == 1 && __barograph.state == 'live'")
     assert "columns changed" in page.page.locator("#t-told").inner_text()
     page.until("columns > 0")
     host.feeder.paused.clear()

@@ -21,13 +21,13 @@ import barograph
 from runtime.endpoints import Endpoints
 from tests.integration.conftest import ROOT, left_over
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(500)]
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
     """A demo that has told its console's address; it is ended long before its time."""
-    argv = [sys.executable, "-m", "control.cli", "demo", "--seconds", "100", "--headless", "--data", str(tmp_path)]
+    argv = [sys.executable, "-m", "control.cli", "demo", "--seconds", "600", "--headless", "--data", str(tmp_path)]
     env = {**os.environ, "BAROGRAPH_API_PORT": "0", "BAROGRAPH_GATEWAY_PORT": "0"}
     running = subprocess.Popen(
         argv, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, bufsize=1
