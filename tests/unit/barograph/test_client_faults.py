@@ -159,7 +159,7 @@ def test_leaving_the_loop_leaves_the_subscription():
         async with gateway() as (url, feeder, _), barograph.connect(url) as client:
 
             def readers():
-                return sum(len(channel.listeners) for channel in feeder.hub.channels.values())
+                return sum(len(c.readers) + len(c.cohorts) for c in feeder.hub.channels.values())
 
             async for _ in client.subscribe("bins", **WHAT):
                 break
