@@ -151,7 +151,7 @@ class Outlet:
             self._ending = True
             self.wire.end(closing.code, closing.reason[:120])
             return
-        if self.wire.idle:
+        if self.wire.fd >= 0 and self.wire.idle:  # with TLS each client's bytes are its own, and nothing is shared
             session.settle(self.wire)
         due_ns = session.next_due_ns()
         if due_ns:
