@@ -193,13 +193,16 @@ def test_a_pass_that_is_kept_ends_when_another_begins():
 
 def test_a_program_that_does_not_read_keeps_no_other_from_hearing_of_the_end():
     async def main():
-        async with gateway() as (url, _, stop), barograph.connect(url, patience_s=0) as client:
+        async with (
+            gateway(period_s=0, history=1) as (url, feeder, stop),
+            barograph.connect(url, patience_s=0) as client,
+        ):
             idle = aiter(client.subscribe("bins", **WHAT))
             await anext(idle)
             busy = asyncio.create_task(take(client.subscribe("trades", **WHAT), 10**9))
-            idle_inbox = idle._inbox
-            for _ in range(client_module.QUEUE_FRAMES - idle_inbox._items.qsize()):
-                await idle_inbox._room.acquire()  # full, as after a while without a look
+            for held in range(1, client_module.QUEUE_FRAMES + 1):  # full, with nothing more under way
+                feeder.publish()
+                await until(lambda held=held: idle._inbox._items.qsize() == held)
             stop.set()
             with pytest.raises(barograph.ConnectionLostError):
                 await busy
