@@ -54,7 +54,8 @@ def test_every_row_is_measured_but_those_of_real_tapes(bench: str, cases: tuple[
     assert {s["row"] for s in told["skipped"]} == skipped
     assert sorted(row["row"] for row in told["rows"]) == sorted(r for c in cases for r in c.rows if r not in skipped)
     for row in told["rows"]:
-        assert row["value"] > 0 or row["row"] == "resume_beyond_start"
+        may_be_nothing = row["row"] == "resume_beyond_start" or row["row"].endswith("_silence")  # all at one look
+        assert row["value"] > 0 or (may_be_nothing and row["value"] > -60)
         assert (row["ratio"] is None) == (row["baseline"] is None)
         assert not row["judged"]
         assert (row["gate_met"] is None) == (row["gate"] is None)
