@@ -199,20 +199,20 @@ def test_a_tape_is_made_again_from_the_lake_and_nothing_is_written_twice(place: 
 
 
 def test_records_are_compared_by_id_in_the_store_and_by_message_in_the_lake(place: Place) -> None:
-    place.publish("said", 27, blocks=5)
-    report = place.compared("said")
+    place.publish("noted", 27, blocks=5)
+    report = place.compared("noted")
     assert report.clean
     for name in RECORDS:
         table = report.tables[name]
         assert (table.topic_rows, table.store_rows, table.lake_rows, table.messages) == (7, 7, 14, 14)
     with closing(open_store(place.store_url)) as client:
-        client.command("ALTER TABLE gaps DELETE WHERE tape = 'said' AND id = 'gap-3'", settings={"mutations_sync": 2})
+        client.command("ALTER TABLE gaps DELETE WHERE tape = 'noted' AND id = 'gap-3'", settings={"mutations_sync": 2})
         client.command(
-            "INSERT INTO events SELECT * REPLACE (9 AS seq) FROM events WHERE tape = 'said' AND id = 'event-2'"
+            "INSERT INTO events SELECT * REPLACE (9 AS seq) FROM events WHERE tape = 'noted' AND id = 'event-2'"
         )
-    name = next(n for n in place.lake.names("said.dead_letters.v1/"))
+    name = next(n for n in place.lake.names("noted.dead_letters.v1/"))
     place.lake.delete(name)
-    report = place.compared("said")
+    report = place.compared("noted")
     found = {n: (t.missing, t.duplicate, t.lake_messages_missing) for n, t in report.tables.items() if n in RECORDS}
     assert found == {"gaps": (1, 0, 0), "events": (0, 1, 0), "dead_letters": (14, 0, 14)}
 
@@ -295,33 +295,33 @@ def test_a_topic_that_is_only_declared_has_table_lake_and_reconciler(
 
 
 def test_a_lake_that_lacks_something_makes_no_tape_and_damage_is_counted(place: Place) -> None:
-    made = place.publish("holed", 23)
-    before = place.content("holed", bootstrap_servers=place.servers)
+    made = place.publish("lacking", 23)
+    before = place.content("lacking", bootstrap_servers=place.servers)
 
     def refused(told: str) -> None:
         with pytest.raises(BarographError, match=told):
-            Backfill(place.settings, place.servers, "holed", place.lake, OUT).run(replace_topics=True)
-        assert place.content("holed", bootstrap_servers=place.servers) == before
+            Backfill(place.settings, place.servers, "lacking", place.lake, OUT).run(replace_topics=True)
+        assert place.content("lacking", bootstrap_servers=place.servers) == before
 
     # The last object: an age or an end cuts a lane into one object or several, as the machine is busy.
-    name = [n for n in place.lake.names("holed.mbo.v1/") if n.endswith(".parquet")][-1]
+    name = [n for n in place.lake.names("lacking.mbo.v1/") if n.endswith(".parquet")][-1]
     whole = place.lake.get(name) or b""
     place.lake.delete(name)
     refused("is finished, but the lake does not hold all of it")
-    assert place.compared("holed").tables["mbo"].lake_messages_missing > 0
+    assert place.compared("lacking").tables["mbo"].lake_messages_missing > 0
     place.lake.put(name, whole)
-    bins = next(iter(place.lake.names("holed.main.bins.v1/")))
+    bins = next(iter(place.lake.names("lacking.main.bins.v1/")))
     good = place.lake.get(bins) or b""
     place.lake.put(bins, good[:100])
     refused("is damaged")
-    report = place.compared("holed")
+    report = place.compared("lacking")
     assert (report.damaged, report.clean) == ((bins,), False)
     place.lake.put(bins, good)
     producer = CheckedProducer(place.servers)
-    last = made.topics["holed.mbo.v1"][-1]
+    last = made.topics["lacking.mbo.v1"][-1]
     producer.send(Outgoing(last.topic, 0, last.instrument, b"", last.envelope))
     producer.flush()
-    before = place.content("holed", bootstrap_servers=place.servers)
+    before = place.content("lacking", bootstrap_servers=place.servers)
     refused("holds messages that the lake does not")
 
 
