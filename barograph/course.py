@@ -99,17 +99,20 @@ class Course:
         elif self._began and request["from"] == LIVE:
             request = {**request, "from": self._began}
         self._aliases = aliases or {}
-        messages = [{"op": "subscribe", **request}, *self._pacing()]
+        pacing = self._pacing()
+        if pacing or "pause" in self._pace:
+            request = {**request, "paused": True}
+        messages = [{"op": "subscribe", **request}, *pacing]
         return [{**message, "id": number} for message in messages]
 
     def _pacing(self) -> list[dict[str, Any]]:
-        """What brings back the pace. Speed is said while it stands still: what is live has none, and it may be so."""
+        """What brings back the pace, said to a clock that stands still: what is live has none, and no row is early."""
         messages: list[dict[str, Any]] = [{"op": "speed", **self._pace["speed"]}] if "speed" in self._pace else []
         if "pause" not in self._pace:
-            return [{"op": "pause"}, *messages, {"op": "resume"}] if messages else []
+            return [*messages, {"op": "resume"}] if messages else []
         if self._steps:
             messages.append({"op": "step", "bins": self._steps})
-        return [{"op": "pause"}, *messages]
+        return messages
 
     def seek(self, to: str) -> dict[str, Any]:
         """The message that goes elsewhere; what comes before the gateway's answer is still of the place before."""

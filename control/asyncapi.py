@@ -65,6 +65,11 @@ KEYS: Final[dict[str, Schema]] = {
     "policy": _text("what a slow reader gets: the newest row and a count, or every row", default="conflate"),
     "from": _text(f"live, a cursor ({CURSOR_FORM}), bin/N or @ns since the epoch", default="live"),
     "clock": _text("subscriptions of one user with the same clock are replayed together"),
+    "paused": {
+        "type": "boolean",
+        "default": False,
+        "description": "whether a clock that is made by this stands still until resume or step",
+    },
     "digest": {"type": "boolean", "default": False, "description": "whether digests are sent, each 10 s"},
     "to": _text(f"live, a cursor ({CURSOR_FORM}), bin/N or @ns since the epoch"),
     "bins": {"type": "integer", "minimum": 1, "default": 1, "description": "how many bins to go on by"},
@@ -109,13 +114,16 @@ SERVER_MESSAGES: Final[dict[str, Said]] = {
         {
             "protocol": {"const": protocol.PROTOCOL}, "version": {"const": 1}, "tapes": _NAMES,
             "lines": _NAMES_BY_TAPE, "instruments": _NAMES_BY_TAPE, "aliases": _OBJECT, "limits": _OBJECT,
-            "streams": _NAMES,
+            "streams": _NAMES, "may": _NAMES,
             "heartbeat_s": {"type": "number"},
         },
     ),
     "subscribed": Said(
         "what was agreed; the schema and the rows follow",
-        {"id": _id(), "cursor": _TEXT, "runtime_config": _OBJECT, "fields": {"type": "array", "items": _FIELD}},
+        {
+            "id": _id(), "cursor": _TEXT, "tape": _TEXT, "line": _TEXT, "tape_id": _TEXT,
+            "paused": {"type": "boolean"}, "runtime_config": _OBJECT, "fields": {"type": "array", "items": _FIELD},
+        },
     ),
     "position": Said(
         "each second: where the subscription stands", {"id": _id(), "cursor": _TEXT}, {"lag_ms": {"type": "number"}}
@@ -126,7 +134,10 @@ SERVER_MESSAGES: Final[dict[str, Said]] = {
         {"id": _id(), "from": {"type": ["string", "null"]}, "to": _TEXT, "cause": _TEXT, "epoch": {"type": "integer"}},
     ),
     "dropped": Said("rows left out for a slow reader since the last count", {"id": _id(), "count": _COUNT}),
-    "error": Said("an operation was refused; the connection goes on", {"code": _TEXT, "message": _TEXT}, {"id": _id()}),
+    "error": Said(
+        "an operation was refused; the connection goes on",
+        {"code": _TEXT, "message": _TEXT}, {"id": _id(), "refused": _TEXT},
+    ),
     "bye": Said(
         "the connection is closed with this code", {"code": _COUNT, "reason": _TEXT, "retry_after_ms": _COUNT}
     ),

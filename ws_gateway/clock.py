@@ -26,7 +26,8 @@ class ReplayClock:
     Attributes:
         factor: event seconds per second; None: as fast as it goes.
         paused: whether nothing goes on by itself.
-        shown_ns: event time of the newest row that went out since; NEVER before the first.
+        began_ns: event time at which the first row begins that went out since the last seek; NEVER before it.
+        shown_ns: event time of the newest row that went out since then; NEVER before the first.
         target, turn: where the last seek led, and how many there were.
         shared: whether it has a name, so that others may be on it.
         owner: whose it is; empty where nobody else can be on it.
@@ -34,13 +35,13 @@ class ReplayClock:
     """
 
     __slots__ = (
-        "__weakref__", "_mono_ns", "_t_ns", "factor", "listeners", "owner", "paused", "shared", "shown_ns", "target",
-        "turn",
+        "__weakref__", "_mono_ns", "_t_ns", "began_ns", "factor", "listeners", "owner", "paused", "shared", "shown_ns",
+        "target", "turn",
     )  # fmt: skip
 
-    def __init__(self, *, shared: bool = False, owner: str = "") -> None:
+    def __init__(self, *, shared: bool = False, owner: str = "", paused: bool = False) -> None:
         self.factor: float | None = None
-        self.paused = False
+        self.paused = paused
         self.shared = shared
         self.owner = owner
         self.target: Start | None = None
@@ -48,7 +49,7 @@ class ReplayClock:
         self.listeners: set[Callable[[], None]] | tuple[()] = set() if shared else ()
         self._t_ns = NEVER
         self._mono_ns = 0
-        self.shown_ns = NEVER
+        self.began_ns = self.shown_ns = NEVER
 
     def limit_ns(self, mono_ns: int) -> int:
         """Event time up to which rows may go now, inclusive."""
@@ -69,9 +70,11 @@ class ReplayClock:
         if self._t_ns == NEVER and self.factor is not None and not self.paused:
             self._t_ns, self._mono_ns = t_ns, mono_ns
 
-    def shown(self, t_ns: int) -> None:
-        """Rows up to this event time went out."""
-        self.shown_ns = max(self.shown_ns, t_ns)
+    def shown(self, from_ns: int, to_ns: int) -> None:
+        """Rows of these event times went out: where the first begins, and that of the last."""
+        if self.began_ns == NEVER:
+            self.began_ns = from_ns
+        self.shown_ns = max(self.shown_ns, to_ns)
 
     def pause(self, mono_ns: int) -> None:
         """Stand still where it is."""
@@ -104,7 +107,7 @@ class ReplayClock:
         """Everyone goes to `target`; a paced clock starts anew with the first row found there."""
         self.target = target
         self.turn += 1
-        self._t_ns = self.shown_ns = NEVER
+        self._t_ns = self.began_ns = self.shown_ns = NEVER
         if target.kind == "live":
             self.factor, self.paused = None, False
         self._tell()

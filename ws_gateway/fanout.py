@@ -129,15 +129,16 @@ class Hub:
         name = Name(request.tape, stream.line(request.line), stream.topic.stream, request.instrument)
         channel = self.channel(name, now.mono_ns)
         reading = Reading(channel, tape_id, self.library, wake)
-        return Subscription(channel, request, reading, self._clock(user, request.clock), tape_id, wake)
+        return Subscription(channel, request, reading, self._clock(user, request), tape_id, wake)
 
-    def _clock(self, user: str, name: str | None) -> ReplayClock:
+    def _clock(self, user: str, request: Request) -> ReplayClock:
         """The user's clock of that name, which goes with the last who is on it; a new one without a name."""
-        if name is None:
-            return ReplayClock()
-        clock = self._clocks.get((user, name))
+        if request.clock is None:
+            return ReplayClock(paused=request.paused)
+        clock = self._clocks.get((user, request.clock))
         if clock is None:
-            clock = self._clocks[user, name] = ReplayClock(shared=True, owner=user)
+            clock = ReplayClock(shared=True, owner=user, paused=request.paused)
+            self._clocks[user, request.clock] = clock
         return clock
 
     def may_be_stale(self, channel: Channel) -> bool:

@@ -140,6 +140,9 @@ CLOCK_OPS: Final = frozenset({"pause", "resume", "step", "seek", "speed"})
 
 CLIENT_OPS: Final = frozenset({"auth", "subscribe", "unsubscribe", "pause", "resume", "step", "seek", "speed"})
 
+PERMITTED: Final = CLIENT_OPS | {"subscribe past", "clock"}
+"""What roles decide, of which hello names what this client may: a page need not try."""
+
 
 class Guard(Protocol):
     """Judges tokens; `runtime.auth.Authority` does."""
@@ -333,7 +336,7 @@ class Session:
             self._permit(op, fields)
             self._apply(op, target, fields)
         except Refusal as refusal:
-            self._say_error(refusal, number if type(number) is int else None)
+            self._say_error(refusal, number if type(number) is int else None, op)
 
     def _apply(self, op: str, target: int | None, fields: Mapping[str, Any]) -> None:
         """Find the row of the table, do its action, then change state; a Refusal leaves everything as it was."""
@@ -362,6 +365,8 @@ class Session:
         moves_others = op in CLOCK_OPS and entry is not None and entry.subscription.clock.shared
         if "clock" in fields or moves_others:
             wanted.append("ws clock")
+        if op == "subscribe" and fields.get("paused"):
+            wanted.append("ws pause")
         owner = entry.subscription.clock.owner if moves_others and entry is not None else None
         for what in wanted:
             if self.principal is not None and not self.principal.may(what, owner):
@@ -562,17 +567,21 @@ class Session:
             "messages_per_s": MESSAGES_PER_S,
             "backlog_bytes": BACKLOG_BYTES_MAX,
         }
+        who = self.principal
         self._say(
             "hello",
             protocol=PROTOCOL,
             version=1,
             **self._hub.hello(),
             limits=limits,
+            may=sorted(op for op in PERMITTED if who is None or who.may(f"ws {op}")),
             heartbeat_s=HEARTBEAT_S,
         )
 
-    def _say_error(self, refusal: Refusal, number: int | None) -> None:
-        extra = {} if number is None else {"id": number}
+    def _say_error(self, refusal: Refusal, number: int | None, refused: object = None) -> None:
+        extra: dict[str, Any] = {} if number is None else {"id": number}
+        if isinstance(refused, str) and refused in CLIENT_OPS:
+            extra["refused"] = refused
         self._say("error", code=refusal.code, message=refusal.message, **extra)
 
     def _say(self, op: str, **fields: Any) -> None:

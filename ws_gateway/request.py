@@ -28,7 +28,7 @@ RATE_MAX_HZ: Final = 1_000.0
 
 KEYS: Final = frozenset(
     {"op", "id", "stream", "tape", "line", "instrument", "fields", "radius", "dtype", "max_rate_hz", "policy"}
-    | {"from", "clock", "digest"}
+    | {"from", "clock", "paused", "digest"}
 )
 
 SPEED_MAX: Final = 100_000.0
@@ -69,6 +69,7 @@ class Request:
         max_rate_hz: None asks for every row.
         policy: what happens to a reader that is too slow for what is live.
         clock: name of the replay clock that it shares; None: its own.
+        paused: whether a clock that this subscription makes stands still at first; one that goes already is left alone.
         digest: whether digests are sent.
     """
 
@@ -84,6 +85,7 @@ class Request:
     policy: Policy = "conflate"
     start: Start = Start()
     clock: str | None = None
+    paused: bool = False
     digest: bool = False
 
 
@@ -122,6 +124,7 @@ def parse_request(message: Mapping[str, Any]) -> Request:
         policy=cast("Policy", _one_of(message, "policy", "conflate", POLICIES)),
         start=parse_start(message, "from", "live"),
         clock=_name(message, "clock", "") if "clock" in message else None,
+        paused=_flag(message, "paused"),
         digest=_flag(message, "digest"),
     )
 

@@ -177,7 +177,10 @@ class Subscription:
         known = {**self._stream.fields, **{c.name: c for c in CURSOR}}
         return {
             "cursor": self._cursor_now(),
+            "tape": request.tape,
+            "line": request.line,
             "tape_id": self.tape_id,
+            "paused": self.paused,
             "runtime_config": {
                 "stream": request.stream,
                 "radius": layout.radius if layout else request.radius,
@@ -259,7 +262,7 @@ class Subscription:
         if number > self.number and last is not None:
             self.number, self.sent = number, (*last.place, last.rows - 1)
             self.sent_t_ns = int(last.times[-1])
-            self.clock.shown(self.sent_t_ns)
+            self.clock.shown(self.sent_t_ns, self.sent_t_ns)
             self.reading.follow(cohort.number, last)
 
     def _begin(self, now: Instant) -> Pulled:
@@ -300,7 +303,7 @@ class Subscription:
             return self._at_end(now, tuple(notices))
         if self._interval_ns and self.request.policy == "conflate" and self.clock.factor is not None:
             jumped = self._keep_last(pieces) or jumped
-        last = pieces[-1]
+        first, last = pieces[0], pieces[-1]
         replayed = self._replayed
         flags = (Flag.REPLAYED if replayed else 0) | (Flag.GAP_BEFORE if notices else 0)
         flags |= Flag.CONFLATED if jumped else 0
@@ -310,7 +313,7 @@ class Subscription:
         self._rate_due_ns = now.mono_ns + self._interval_ns if self._interval_ns else 0
         self.sent = (*last.block.place, last.stop - 1)
         self.sent_t_ns = int(last.block.times[last.stop - 1])
-        self.clock.shown(self.sent_t_ns)
+        self.clock.shown(_begins_ns(first), self.sent_t_ns)
         self._look_whether_live()
         return Pulled(data=data, notices=tuple(notices))
 
@@ -443,9 +446,9 @@ class Subscription:
         target = self.clock.target
         assert target is not None, "a clock turns by a seek"
         if target.kind == "cursor" or (target.kind == "bin" and not self._stream.has_bins):
-            if self.clock.shown_ns == NEVER:
+            if self.clock.began_ns == NEVER:
                 return _NOTHING
-            target = Start("time", value=self.clock.shown_ns)
+            target = Start("time", value=self.clock.began_ns)
         self._awaits = False
         self._go(target)
         return Pulled(notices=({"op": "subscribed", **self.describe()},))
@@ -524,6 +527,12 @@ def check_start(start: Start, channel: Channel, request: Request) -> None:
         topic = "bins" if at.stream == GRID else at.stream
         if (at.tape, at.line, topic, at.instrument) != channel.name:
             raise Refusal("bad_cursor", "the cursor names a row of another stream")
+
+
+def _begins_ns(piece: Piece) -> int:
+    """Event time at which the first row of a piece begins: a bin lasts, everything else happens."""
+    starts = piece.block.table.get("ts_start_ns")
+    return int((piece.block.times if starts is None else starts)[piece.start])
 
 
 def _epoch(piece: Piece | None) -> int:

@@ -9,7 +9,7 @@ export const COLUMN = { data: 0, held: 1, conflated: 2, gap: 3 };
 const QUIET_MOST = 12; // empty bins carried on as columns; a longer quiet stretch is drawn as that many and labelled
 
 export class History {
-  constructor() { this.clear(); }
+  constructor() { this.cellMs = 100; this.clear(); }
 
   clear() {
     this.radius = 0;
@@ -19,7 +19,6 @@ export class History {
     this.byBin = new Map();
     this.trades = [];
     this.stepPx = 0;
-    this.cellMs = 100;
     this.origin = 0;
     this.seen = 0;
   }

@@ -24,8 +24,8 @@ const $ = (id) => document.getElementById(id);
 const history = new History(), scale = new Scale(), view = new View(), gauges = new Gauges(document);
 const state = {
   config: null, hello: null, tape: "", line: "main", instrument: "", field: FIELDS[0], trades: true, quotes: true,
-  tapeId: "", gridId: 0, tradesId: 0, probing: false, clock: `page-${Math.random().toString(36).slice(2)}`, cursor: "", tradesCursor: "",
-  leadId: 0, leadTradesId: 0, lead: null, seeking: "", held: false, tradesTurn: false, moment: "", newestBin: 0, replays: true,
+  tapeId: "", gridId: 0, tradesId: 0, probing: false, clock: `page-${Math.random().toString(36).slice(2)}`, cursor: "", tradesFrom: "",
+  tradesRefused: false, leadId: 0, lead: null, seeking: "", moment: "", newestBin: 0, replays: true,
   connected: false, ended: false, staleMs: 0, heard: false, refused: "", apiSays: "",
   leftOut: 0, gaps: 0, gapCause: "", lost: 0, ageMs: NaN, lagMs: NaN, arrivals: [], retryAt: 0, pointer: null, ink: null, addressAt: 0,
 };
@@ -114,16 +114,13 @@ const target = () => ({ tape: state.tape, line: state.line, instrument: state.in
 /** Resume behind the cursor if there is one, else look where "now" is, so that the recent past can be asked for. */
 function begin() {
   if (!state.connected || !state.instrument) return;
-  for (const id of [state.gridId, state.tradesId, state.leadId, state.leadTradesId]) if (id) stream.unsubscribe(id);
-  state.refused = ""; state.ended = false; state.staleMs = 0; state.gridId = state.tradesId = state.leadId = state.leadTradesId = 0; state.lead = null;
-  state.seeking = ""; state.tradesTurn = false;
-  state.held = transport.paused && Boolean(state.cursor); // rows may come before the pause is heard: they wait at the gateway
+  for (const id of [state.gridId, state.tradesId, state.leadId]) if (id) stream.unsubscribe(id);
+  state.refused = ""; state.ended = false; state.staleMs = 0; state.gridId = state.tradesId = state.leadId = 0; state.lead = null;
+  state.seeking = ""; state.tradesRefused = false;
   state.probing = !state.cursor && state.replays;
   if (state.probing) { state.gridId = stream.subscribe({ stream: "grid", ...target(), fields: ["bin_seq", "ts_end_ns", "add_mass"], from: "live", radius: 1 }); return; }
-  subscribeTrades(state.tradesCursor || (history.last ? momentOf(history.last.tMs) : "live"));
-  if (state.replays) transport.restore("trades"); // the clock is set before the first row may come
-  state.gridId = subscribeGrid(state.cursor || "live", state.replays);
-  if (!state.replays) transport.restore("grid");
+  state.gridId = subscribeGrid(state.cursor || "live", paced());
+  transport.restore("grid");
 }
 
 function probed(table) {
@@ -132,23 +129,31 @@ function probed(table) {
   const bin = Number(table.getChild("bin_seq").at(0)), endNs = table.getChild("ts_end_ns").at(0);
   const start = Math.max(0, bin - BACKFILL_BINS);
   state.newestBin = bin;
-  state.gridId = subscribeGrid(`bin/${start}`, true);
-  subscribeTrades(momentOf((Number(endNs / 1000n) / 1000 / (bin + 1)) * start));
+  history.cellMs = Number(endNs / 1000n) / 1000 / (bin + 1);
+  state.gridId = subscribeGrid(`bin/${start}`, paced());
+  state.tradesFrom = momentOf(start * history.cellMs);
   if (state.moment) { const to = state.moment; state.moment = ""; transport.seek(to); }
 }
 
 const momentOf = (ms) => `@${BigInt(Math.floor(ms)) * 1_000_000n}`;
-const onClock = () => (state.replays ? { clock: state.clock } : {});
+/** On the page's clock, if it may replay; a clock that is made by this stands still until its pace is said. */
+const paced = () => ({ ...(state.replays ? { clock: state.clock } : {}), ...(transport.live ? {} : { paused: true }) });
 
-const subscribeGrid = (from, clocked) => stream.subscribe({ stream: "grid", ...target(), fields: [...SCALARS, ...VECTORS], from, ...(clocked ? onClock() : {}) });
+const subscribeGrid = (from, pace) => stream.subscribe({ stream: "grid", ...target(), fields: [...SCALARS, ...VECTORS], from, ...pace });
 
-function subscribeTrades(from) { state.tradesId = stream.subscribe({ stream: "trades", ...target(), from, ...onClock() }); }
+/** Trades go on from where they are known: on the clock, once the grid's first row has set it, or unpaced to the tape's end. */
+function followTrades(pace = paced()) {
+  if (state.tradesId || state.tradesRefused) return;
+  state.tradesId = stream.subscribe({ stream: "trades", ...target(), from: state.tradesFrom || "live", ...pace });
+  if (!state.replays) transport.restore("trades");
+}
 
 /** Go elsewhere: to what is live at once, to the past by way of the bins that lead there. */
 function seek(to) {
   endLead();
   if (to === "live") { state.moment = ""; restart(); return; }
   if (!state.connected || state.probing) { state.moment = to; state.cursor = ""; return; }
+  if (transport.paused) say("pause");
   transport.restore("grid");
   const bin = binOf(to);
   if (bin !== null) { lead(to, bin); return; }
@@ -163,24 +168,9 @@ function binOf(to) {
   return null;
 }
 
-/** One row more than what is shown, after a connection that was made while the page stood still. */
-function stepFromHere() {
-  state.held = false;
-  state.leadTradesId = stream.subscribe({ stream: "trades", ...target(), from: state.tradesCursor || momentOf(history.last.tMs) });
-  goTo(state.cursor);
-}
-
-/** Send the page's own subscription to a place; its clock stands still, so one row comes. */
-function goTo(to) {
-  state.seeking = to;
-  state.tradesTurn = Boolean(state.tradesId);
-  stream.send({ op: "seek", id: state.gridId, to });
-}
-
 function endLead() {
-  state.held = false;
-  for (const id of [state.leadId, state.leadTradesId]) if (id) stream.unsubscribe(id);
-  state.leadId = state.leadTradesId = 0; state.lead = null;
+  if (state.leadId) stream.unsubscribe(state.leadId);
+  state.leadId = 0; state.lead = null;
 }
 
 /** Show what leads to a place, up to before its row; that row is the first of the page's own subscription. */
@@ -189,9 +179,9 @@ function lead(to, bin) {
   const place = to.includes("/") && !to.startsWith("bin/") ? to.split("/").at(-1).split(".").map(Number) : null;
   state.lead = { to, bin, place };
   history.clear(); scale.reset(); gauges.reset(); uploadFrom = 0; dirty = true;
-  state.cursor = state.tradesCursor = "";
-  state.leadId = subscribeGrid(`bin/${start}`, false);
-  state.leadTradesId = stream.subscribe({ stream: "trades", ...target(), from: momentOf(start * cellMs) });
+  if (state.tradesId) stream.unsubscribe(state.tradesId); // a seek would move it: another one follows from here
+  state.tradesId = 0; state.tradesRefused = false; state.cursor = ""; state.tradesFrom = momentOf(start * cellMs);
+  state.leadId = subscribeGrid(`bin/${start}`, {});
 }
 
 function led(table, header) {
@@ -207,42 +197,33 @@ function led(table, header) {
 function ledNowhere(ended) {
   const { to, probing } = state.lead;
   if (probing) { endLead(); lead(to, state.newestBin); }
-  else if (ended) arrive();
+  else if (ended) { arrive(); followTrades({}); }
   else transport.goLive();
 }
 
+/** Send the page's own subscription behind what led there; its clock stands still, so one row comes. */
 function arrive() {
-  stream.unsubscribe(state.leadId);
-  const to = state.cursor || state.lead.to;
-  state.leadId = 0; state.lead = null;
-  goTo(to);
+  state.seeking = state.cursor || state.lead.to;
+  endLead();
+  stream.send({ op: "seek", id: state.gridId, to: state.seeking });
   view.refollow(history); dirty = true;
   if (history.count) gauges.update(history, 0);
   writeAddress(); showStatus();
 }
 
-/** The page's own subscription shows its first rows since a seek: trades up to them came by the way that led here. */
-function endLeadTrades() {
-  if (!state.leadTradesId) return;
-  stream.unsubscribe(state.leadTradesId);
-  state.leadTradesId = 0;
-  history.trades = history.trades.filter((t) => t.bin <= history.last.bin);
-}
-
 function restart() {
   transport.reset(); transport.show();
   history.clear(); scale.reset(); view.reset(); gauges.reset();
-  state.tapeId = state.cursor = state.tradesCursor = ""; state.leftOut = state.gaps = 0; state.gapCause = ""; state.ageMs = state.lagMs = NaN; state.arrivals = [];
+  state.tapeId = state.cursor = state.tradesFrom = ""; state.leftOut = state.gaps = 0; state.gapCause = ""; state.ageMs = state.lagMs = NaN; state.arrivals = [];
   uploadFrom = 0; dirty = true;
   writeAddress(); begin(); showStatus();
 }
 
 function onBatch(id, table, header) {
   dirty = true;
-  if (id === state.tradesId) { if (!state.lead && !state.tradesTurn && !state.held) { history.addTrades(table); state.tradesCursor = cursorOf("trades", table, table.numRows - 1); } return; }
-  if (id === state.leadTradesId) { history.addTrades(table); return; }
+  if (id === state.tradesId) { history.addTrades(table); state.tradesFrom = cursorOf("trades", table, table.numRows - 1); return; }
   if (id === state.leadId) { led(table, header); return; }
-  if (id !== state.gridId || state.lead || state.seeking || state.held) return; // rows of the place before a seek
+  if (id !== state.gridId || state.lead || state.seeking) return; // rows of the place before a seek
   if (state.probing) { probed(table); return; }
   const before = history.count, { radius } = history, replayed = Boolean(header.flags & FLAG.replayed);
   history.add(table, header, FLAG);
@@ -253,7 +234,7 @@ function onBatch(id, table, header) {
   state.staleMs = 0; state.ended = false;
   if (!replayed || !transport.live) state.arrivals.push([performance.now(), table.numRows]);
   note(table, table.numRows - 1);
-  endLeadTrades();
+  followTrades();
   gauges.update(history, before < history.count ? before : 0);
   if (transport.paused) writeAddress();
 }
@@ -268,9 +249,8 @@ function note(table, row) { state.cursor = cursorOf("grid", table, row); }
 function onControl(message) {
   const { id, op } = message;
   if (op === "error" && id === undefined) { message.code === "another_user" ? stream.abandon("another user") : transport.refused(message.message); return; }
-  if (id === state.tradesId) { if (op === "error") state.tradesId = 0; else if (op === "subscribed") state.tradesTurn = false; return; }
+  if (id === state.tradesId) { if (op === "error") { state.tradesId = 0; state.tradesRefused = true; } return; }
   if (id === state.leadId) { onLead(message); return; }
-  if (id === state.leadTradesId && op === "error") { state.leadTradesId = 0; return; }
   if (id !== state.gridId) return;
   if (op === "subscribed") { state.tapeId = message.tape_id; state.seeking = ""; }
   else if (op === "position") onPosition(message);
@@ -295,11 +275,6 @@ function onPosition(message) {
 }
 
 function refused(message) {
-  if (message.code === "forbidden" && state.replays && !history.count) { // one who may look, but not go back
-    state.replays = false; state.moment = "";
-    transport.allowReplay(false); begin();
-    return;
-  }
   if (OPERATION_REFUSED.has(message.code)) { state.seeking = ""; transport.refused(message.message); return; }
   state.gridId = 0;
   if (message.code === "tape_replaced" || message.code === "bad_cursor") { restart(); return; }
@@ -309,11 +284,14 @@ function refused(message) {
 
 function onEnd(id) {
   if (id === state.leadId) ledNowhere(true);
-  else if (id === state.gridId) { state.ended = true; if (history.count) endLeadTrades(); showStatus(); }
+  else if (id === state.gridId) { state.ended = true; showStatus(); }
 }
 
 function onOpen(hello) {
   state.connected = true; state.hello = hello; state.retryAt = 0;
+  state.replays = hello.may.includes("clock"); // or this is one who may look, but not go back
+  if (!state.replays) state.moment = "";
+  if (state.replays !== transport.mayReplay) transport.allowReplay(state.replays);
   begin(); showStatus();
 }
 
@@ -323,7 +301,7 @@ function onClosed(delay, event) {
   const to = state.lead?.to || state.seeking;
   if (to) { state.moment = to; state.cursor = ""; }
   state.connected = false; state.seeking = ""; state.lead = null;
-  state.gridId = state.tradesId = state.leadId = state.leadTradesId = 0;
+  state.gridId = state.tradesId = state.leadId = 0;
   state.retryAt = performance.now() + delay;
   state.ageMs = state.lagMs = NaN; state.staleMs = 0;
   if (event.code === CLOSE.schema) { restart(); transport.refused("The stream's columns changed: it begins anew."); }
@@ -564,14 +542,10 @@ function listen() {
   for (const key of ["tape", "line", "instrument"]) $(key).addEventListener("change", (e) => { state[key] = e.target.value; fillSelectors(); restart(); });
 }
 
-/** What the transport bar says, to the page's subscriptions: to one of those on its clock, or to each where there is none. */
+/** What the transport bar says: to the grid, on whose clock the trades are, or to each where none replays. */
 function say(op, fields, on) {
-  if (state.held && op === "resume") begin();
-  else if (state.held && op === "step") stepFromHere();
-  else {
-    const ids = on === "trades" ? [state.tradesId] : state.replays ? [state.gridId] : [state.gridId, state.tradesId];
-    for (const id of ids) if (id && !state.probing) stream.send({ op, id, ...fields });
-  }
+  const ids = on === "grid" || state.replays ? [state.gridId] : on === "trades" ? [state.tradesId] : [state.gridId, state.tradesId];
+  for (const id of ids) if (id && !state.probing) stream.send({ op, id, ...fields });
   showStatus();
 }
 

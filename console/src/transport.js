@@ -89,12 +89,11 @@ export class Transport {
     return to !== null;
   }
 
-  /** What must be said again when a subscription is a new one: of the grid, or of those on its clock. */
+  /** What must be said to a subscription that was made standing still. */
   restore(on) {
     if (this.live) return;
-    if (this.paused || this.mayReplay) this.page.say("pause", {}, on); // first: what is live has no pace
     if (this.mayReplay) this.page.say("speed", { factor: this.factor() }, on);
-    if (!this.paused && this.mayReplay) this.page.say("resume", {}, on);
+    if (!this.paused) this.page.say("resume", {}, on);
   }
 
   /** The gateway says whether the subscription has caught up. Gives whether it has just now. */

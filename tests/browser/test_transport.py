@@ -153,12 +153,7 @@ def test_a_moment_that_is_none_is_said(host, open_page):
     assert page.ask("state") == "live"
 
 
-KNOWN = pytest.mark.xfail(
-    reason="after a pause across a restart the overlay of trades may differ by a trade", strict=False
-)
-
-
-@pytest.mark.parametrize("state", ["live", pytest.param("paused", marks=KNOWN)])
+@pytest.mark.parametrize("state", ["live", "paused"])
 def test_a_gateway_that_restarts_costs_no_column_and_repeats_none(host, open_page, state):
     page = opened(host, open_page)
     if state == "paused":

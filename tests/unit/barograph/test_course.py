@@ -125,14 +125,18 @@ def test_pace_is_said_again_and_ends_with_live():
     course = begun()
     course.pace("speed", factor=10)
     course.pace("pause")
-    assert [m["op"] for m in course.begin(6)] == ["subscribe", "pause", "speed"]
+    paused = course.begin(6)
+    assert [m["op"] for m in paused] == ["subscribe", "speed"]
+    assert paused[0]["paused"]
     course.pace("resume")
     again = course.begin(7)  # said while it stands still: what is live already would refuse a speed
-    assert [m["op"] for m in again] == ["subscribe", "pause", "speed", "resume"]
+    assert [m["op"] for m in again] == ["subscribe", "speed", "resume"]
     assert {m["id"] for m in again} == {7}
-    assert again[2]["factor"] == 10
+    assert again[0]["paused"]
+    assert again[1]["factor"] == 10
     course.seek("live")
-    assert [m["op"] for m in course.begin(8)] == ["subscribe"]
+    [plain] = course.begin(8)
+    assert "paused" not in plain
 
 
 def test_other_columns_or_another_tape_are_an_error():
@@ -164,10 +168,12 @@ def test_steps_that_had_not_come_are_asked_for_again():
     course.take(schema())
     course.pace("step", bins=3)
     course.take(rows(1, (8, 0, 0)))
-    assert course.begin(6)[1:] == [{"op": "pause", "id": 6}, {"op": "step", "id": 6, "bins": 2}]
+    begun_again, stepped = course.begin(6)
+    assert begun_again["paused"]
+    assert stepped == {"op": "step", "id": 6, "bins": 2}
     course.take(schema())
     course.take(rows(1, (9, 0, 0), (10, 0, 0)))
-    assert [m["op"] for m in course.begin(7)] == ["subscribe", "pause"]
+    assert [(m["op"], m["paused"]) for m in course.begin(7)] == [("subscribe", True)]
     course.seek("bin/3")
     assert course.begin(8)[-1] == {"op": "step", "id": 8, "bins": 1}  # the row that a seek shows
 

@@ -22,6 +22,7 @@ def bins_block(seq, rows=1, radius=5, first_bin=None, arrived_ns=-1, part=0):
     table = empty_table(bins.columns(radius), rows)
     first_bin = seq if first_bin is None else first_bin
     table["bin_seq"] = np.arange(first_bin, first_bin + rows)
+    table["ts_start_ns"] = table["bin_seq"] * 100_000_000
     table["ts_end_ns"] = (table["bin_seq"] + 1) * 100_000_000
     table["spot_tick"] = 19_000 + table["bin_seq"] % 7
     table["tick_px"][:] = 250_000_000

@@ -98,7 +98,7 @@ def test_what_is_in_no_row_is_refused_and_changes_nothing(world, track, op):
     session = reach(world, track)
     (error,) = [m for m in world.say(session, op=op, id=1) if isinstance(m, dict)]
     expected = "duplicate_id" if op == "subscribe" else "ended" if track is Track.ENDED else "unknown_id"
-    assert (error["op"], error["code"], error["id"]) == ("error", expected, 1)
+    assert (error["op"], error["code"], error["id"], error["refused"]) == ("error", expected, 1, op)
     assert track_of(session) is track
     assert session.closing is None
 
@@ -294,7 +294,8 @@ def test_where_a_token_is_needed_nothing_comes_before_it(world):
     session = world.session(guard=Guard())
     assert world.drain(session) == []
     assert world.subscribe(session)[-1]["code"] == "unauthenticated"
-    assert ops(world.say(session, op="auth", token="ann viewer")) == ["hello"]
+    (hello,) = world.say(session, op="auth", token="ann viewer")
+    assert (hello["op"], hello["may"]) == ("hello", ["auth", "pause", "resume", "subscribe", "unsubscribe"])
     assert session.phase is Phase.OPEN
     assert session.principal.subject == "ann"
 
@@ -388,6 +389,17 @@ def test_what_an_address_asks_for_passes_the_same_judge(world, known):
     assert noted[-1][0] == "forbidden"
     other = world.session(guard=Guard(), opening=opening)
     assert "subscribed" in ops(world.say(other, op="auth", token="ann trader"))
+
+
+def test_a_viewer_may_begin_paused_and_go_on(world):
+    world.publish(3)
+    session = world.session(guard=Guard())
+    world.say(session, op="auth", token="ann viewer")
+    world.subscribe(session, paused=True)
+    world.publish()
+    assert [m for m in world.drain(session) if isinstance(m, tuple) and m[0]["kind"] == Kind.BATCH] == []
+    kinds = [m[0]["kind"] for m in world.say(session, op="resume", id=1) if isinstance(m, tuple)]
+    assert kinds == [Kind.BATCH] * 2, "the newest row as it was, and the one that came since"
 
 
 def test_each_refusal_is_noted(world):

@@ -209,6 +209,30 @@ def test_pause_step_resume(past):
     assert rows_of(seen)[5:] == list(range(24, 50))
 
 
+def test_a_subscription_that_begins_paused_shows_nothing_before_somebody_goes_on(past):
+    past.publish(50)
+    session = past.session()
+    seen = past.subscribe(session, fields=FIELDS, paused=True, **{"from": "bin/20"})
+    assert told(seen, "subscribed")[0]["paused"] is True
+    past.wait(5)
+    seen += past.drain(session)
+    assert rows_of(seen) == []
+    seen += past.say(session, op="step", id=1, bins=2)
+    assert rows_of(seen) == [20, 21]
+    seen += past.say(session, op="speed", id=1, factor="max")
+    seen += past.say(session, op="resume", id=1)
+    assert rows_of(seen) == list(range(20, 50))
+
+
+def test_a_subscription_that_would_begin_paused_leaves_a_clock_that_goes_alone(past):
+    past.publish(50)
+    session = past.session(peer="me")
+    past.subscribe(session, 1, fields=FIELDS, clock="c", **{"from": "bin/20"})
+    seen = past.subscribe(session, 2, fields=FIELDS, clock="c", paused=True, **{"from": "bin/40"})
+    assert told(seen, "subscribed")[0]["paused"] is False
+    assert rows_of(seen) == list(range(40, 50))
+
+
 def test_step_counts_bins_and_a_stream_without_bins_refuses(past):
     past.publish_trades(1)
     session = past.session()
@@ -302,6 +326,24 @@ def test_subscriptions_on_one_clock_show_the_same_event_time(past):
     assert times[-1] <= (bins[-1] + 1) * CELL_NS
     assert (bins[-1] + 1) * CELL_NS - times[-1] <= 2 * CELL_NS
     assert told(seen_b, "subscribed"), "who was moved is told"
+
+
+@pytest.mark.parametrize("first", ["trades", "grid"])
+def test_who_is_moved_by_a_seek_to_a_cursor_begins_where_the_first_row_does(past, first):
+    """However many rows the one that sought has sent meanwhile, and whoever is asked first."""
+    for seq in range(200):
+        past.publish()
+        past.publish_trades(seq)
+    session = past.session(peer="me")
+    past.drain(session)
+    for number in (1, 2) if first == "grid" else (2, 1):
+        known = {"fields": FIELDS} if number == 1 else {"stream": "trades", "fields": ["ts_ns"]}
+        past.subscribe(session, number, clock="c", **known)
+    seen = past.say(session, op="seek", id=1, to=cursor(20))
+    assert rows_of([_schema(past, BINS), *[m for m in seen if isinstance(m, tuple) and m[0]["id"] == 1]])[0] == 21
+    times = rows_of([_schema(past, TRADES), *[m for m in seen if isinstance(m, tuple) and m[0]["id"] == 2]], "ts_ns")
+    known = [int(t) for block in past.archive.blocks[TRADES] for t in block.times]
+    assert times == [t for t in known if t >= 21 * CELL_NS]
 
 
 def test_clocks_of_different_users_have_nothing_to_do_with_each_other(past):
