@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="which bench: engine, streams, replay, sinks")],
+    name: Annotated[str, typer.Argument(help="which bench: engine, streams, replay, sinks, gateway")],
     row: Annotated[list[str] | None, typer.Option("--row", help="only these rows, by name or group")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="small and unjudged, to see that it runs")] = False,
     runs: Annotated[int | None, typer.Option("--runs", min=1, help="samples of each figure; default: 7")] = None,
