@@ -16,9 +16,12 @@ import pytest
 from confluent_kafka import TopicPartition
 from websockets.asyncio.client import ClientConnection, connect
 
+from control.locate import locate_time
 from control.tape_admin import TapeAdmin
 from runtime.codec import encode_rows
+from runtime.errors import InputError
 from runtime.kafka import CheckedProducer, admin
+from runtime.object_store import object_store_at
 from runtime.settings import Settings
 from runtime.tapes import Instrument, Line, Manifest
 from schemas import bins, trades
@@ -243,9 +246,48 @@ def test_from_any_place_every_later_row_comes_once(finished: Market, where: str,
     one = asyncio.run(main())
     assert one.values[column] == list(range(first, last + 1))
     assert one.ops("gap") == []
-    assert one.digests == [True]
+    assert one.digests
+    assert all(one.digests), "one each ten seconds, and one at the end"
     if stream == "grid":
         assert [v[0] for v in one.values["rest_depth"]] == [n * 10.0 for n in range(first, last + 1)]
+
+
+@pytest.mark.parametrize("where", ["first", "lake", "topic", "last"])
+def test_a_time_is_resolved_wherever_its_row_lies(finished: Market, where: str) -> None:
+    last = finished.bins["X:A"] - 1
+    n = {"first": 0, "lake": 200, "topic": 900, "last": last}[where]
+    assert _located(finished, n) == n
+    with pytest.raises(InputError, match="no row of trades at or after"):
+        _located(finished, last + 1)
+
+
+def test_of_a_tape_whose_topics_are_gone_the_lake_answers(kafka: str, tmp_path: Path) -> None:
+    market = Market(tmp_path, kafka, "archived")
+    market.publish(200)
+    market.end()
+    market.to_lake()
+    topics = [spec.name(market.tape) for spec in (BINS, TRADES)]
+    broker = admin(kafka)  # it must outlive its futures
+    for future in broker.delete_topics(topics).values():
+        future.result(30)
+    assert _located(market, 77) == 77
+
+    async def main() -> Client:
+        async with gateway(market) as url, client(url, market, **{"from": f"@{60 * CELL_NS}"}) as one:
+            await one.until(lambda: one.ended)
+            return one
+
+    one = asyncio.run(main())
+    assert one.values["bin_seq"] == list(range(60, market.bins["X:A"]))
+    assert one.ops("gap") == []
+
+
+def _located(market: Market, n: int) -> int:
+    """The trade that the api finds for the time of the n-th: its number again, by its time."""
+    known = market.admin.tapes.require(market.tape)
+    lake = object_store_at(market.settings.lake_location)
+    found = locate_time(n * CELL_NS + 5, known, "main", "trades", "X:A", market.servers, lake)
+    return int((found["ts_ns"] - 5) // CELL_NS)
 
 
 def test_a_cursor_goes_on_behind_its_row_wherever_that_lies(finished: Market) -> None:
