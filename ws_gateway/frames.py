@@ -145,7 +145,7 @@ class Block:
     Attributes:
         seq, part: the message's place.
         table: columns as arrays (schemas.columns.Table), read only.
-        nbytes: size of the message's value.
+        nbytes: memory that it holds, for budgets.
         arrived_ns: connector's clock at the newest record, ns; -1 in replays.
         t_ns: engine time after the message, ns.
         run: identity of code and configuration that made the rows.

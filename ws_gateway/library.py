@@ -18,7 +18,7 @@ from ws_gateway.frames import Block, Place
 from ws_gateway.request import Refusal, Start
 
 SEGMENT_BYTES: Final = 1 << 20
-"""Message bytes of a segment; one message may exceed it. Much smaller ones cost a question to broker or lake each, and
+"""Bytes of a segment's blocks; one message may exceed it. Much smaller ones cost a question to broker or lake each, and
 each replaying client holds one."""
 
 KEPT_BYTES: Final = 64 << 20

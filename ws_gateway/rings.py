@@ -21,7 +21,7 @@ Row = tuple[int, int, int]
 """(seq, part, row): the place of one row."""
 
 RING_BYTES_MAX: Final = 256 << 20
-"""Message bytes kept by all rings together: about 25 minutes of one instrument at 10 bins a second and radius 50. More
+"""Memory of the blocks that all rings keep: some 24 minutes of one instrument at 10 bins a second and radius 50. More
 costs memory of the process one to one; with less, clients that come back late get a gap instead of their rows."""
 
 

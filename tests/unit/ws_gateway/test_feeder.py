@@ -1,5 +1,8 @@
 """The feeder's decisions, without a broker: what a message means, and what becomes of repeats and holes."""
 
+import gc
+import tracemalloc
+
 import pytest
 
 from runtime.codec import encode_rows
@@ -30,9 +33,32 @@ def test_rows_come_out_as_they_went_in_whatever_the_radius(blocks, radius):
     rows = blocks(5, rows=2, radius=radius)
     value = encode_rows(rows.table, bins.columns(radius))
     block = block_of(message(5, value, arrived=77, t=88), catalogue.stream("bins"))
-    assert (block.seq, block.rows, block.radius, block.nbytes) == (5, 2, radius, len(value))
+    assert (block.seq, block.rows, block.radius) == (5, 2, radius)
     assert (block.arrived_ns, block.t_ns, block.run) == (77, 88, "r")
-    assert (block.table["a_pull"] == rows.table["a_pull"]).all()
+    assert list(block.table) == list(rows.table)
+    assert all((block.table[name] == values).all() for name, values in rows.table.items())
+    with pytest.raises(ValueError, match="read-only"):
+        block.table["a_pull"][0] = 1
+    with pytest.raises(KeyError):
+        block.table["b_pull"]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("spec", [BINS, TRADES], ids=["bins", "trades"])
+def test_a_block_holds_as_much_memory_as_it_says(blocks, trade_blocks, spec, rows):
+    """What rings and kept segments are bounded by; the message and what Arrow made of it are gone."""
+    made = (blocks if spec is BINS else trade_blocks)(5, rows=rows)
+    value = encode_rows(made.table, bins.columns(5) if spec is BINS else trades.COLUMNS)
+    stream = catalogue.stream(spec.stream)
+    kept = [block_of(message(0, value, spec=spec), stream)]
+    tracemalloc.start()
+    try:
+        kept += [block_of(message(seq, bytes(bytearray(value)), spec=spec), stream) for seq in range(1000, 1500)]
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0] / 500
+    finally:
+        tracemalloc.stop()
+    assert 0.5 < held / kept[-1].nbytes < 1.1
 
 
 def test_trades_and_markers(trade_blocks):
