@@ -37,7 +37,7 @@ class Hub:
     """All channels, their common budget, and the catalogue of what exists.
 
     Args:
-        ring_bytes_max: message bytes that all rings hold together.
+        ring_bytes_max: memory that the blocks of all rings hold together.
         library: what is older than the rings; None: nothing is.
         crew: who writes for cohorts; None: sessions are asked one by one.
     """

@@ -12,4 +12,4 @@ MESSAGES: Final = Counter("barograph_gateway_messages", "Messages sent", ["kind"
 SENT_BYTES: Final = Counter("barograph_gateway_sent_bytes", "Payload bytes sent")
 ROWS: Final = Counter("barograph_gateway_rows", "Rows taken from topics", ["topic"])
 HOLES: Final = Counter("barograph_gateway_holes", "Missing ranges found in topics")
-RING_BYTES: Final = Gauge("barograph_gateway_ring_bytes", "Message bytes held in rings")
+RING_BYTES: Final = Gauge("barograph_gateway_ring_bytes", "Memory that rings hold, in bytes")

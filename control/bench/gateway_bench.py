@@ -37,13 +37,14 @@ from runtime.kafka import CheckedProducer
 from runtime.settings import Settings
 from runtime.tapes import Instrument, Line, new_tape
 from schemas import bins, streams
-from schemas.columns import Column, empty_table
+from schemas.columns import Column, empty_table, row_dtype
 from schemas.envelope import Envelope, crc32
 from schemas.message import Outgoing
 from schemas.streams import StreamSpec
 from schemas.topics import BINS, TopicSpec
 from ws_gateway.fanout import Hub, Name, Tape
 from ws_gateway.frames import HEADER, Block, Encoder, Flag, Kind, Layout, Piece, pack_header
+from ws_gateway.packed import pack
 from ws_gateway.protocol import PROTOCOL
 from ws_gateway.server import Gateway, serve
 
@@ -77,15 +78,15 @@ class Feed:
 
 def blocks_of(count: int, radius: int, first: int = 0) -> list[Block]:
     """Bins of one row each, every cell a number of its own."""
-    rng = np.random.default_rng(7)
+    rng, row = np.random.default_rng(7), row_dtype(bins.columns(radius))
     out = []
     for seq in range(first, first + count):
         table = empty_table(bins.columns(radius), 1)
         table["bin_seq"][0] = seq
         for name in FIELDS:
             table[name][0] = rng.random(2 * radius + 1)
-        nbytes = sum(a.nbytes for a in table.values())
-        out.append(Block(seq, 0, table, nbytes, -1, seq * bins.CELL_NS_DEFAULT, "bench", "ts_end_ns"))
+        packed = pack(table, row)  # as the feeder makes them
+        out.append(Block(seq, 0, packed, packed.nbytes, -1, seq * bins.CELL_NS_DEFAULT, "bench", "ts_end_ns"))
     return out
 
 
