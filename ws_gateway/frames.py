@@ -39,8 +39,9 @@ HEADER: Final = struct.Struct("<BBHIQII")
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 """Payload of kind 3: Arrow's own end-of-stream marker."""
 
-HEADS: Final = {n: struct.Struct(f"<{n}s{HEADER.format[1:]}") for n in (2, 4, 10)}
-"""The start of a WebSocket frame of so many bytes, and the header."""
+OWN: Final = struct.Struct("<IQ")
+OWN_AT: Final = 4
+"""Subscription and number, and where they stand in the header: all in which two readers' copies of a frame differ."""
 
 TEXT_FRAME: Final = b"\x81"
 BINARY_FRAME: Final = b"\x82"

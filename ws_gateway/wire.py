@@ -8,7 +8,7 @@ clients would hold 20 KiB and pay two wake-ups for each. Here a connection is on
 looks after all of them: who does not finish its request, answer a ping, or end its close is cut.
 
 Frames of data are made by hand (RFC 6455 section 5.2): ours are whole messages, never masked, never compressed. Their
-payload is shared by everyone who gets it, so it is given to the kernel beside its header and not joined to it.
+payload is shared by everyone who gets it and copied for nobody but the kernel.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
 from ws_gateway.cohort import Members
-from ws_gateway.frames import BATCH, HEADER, HEADS, VERSION
+from ws_gateway.frames import BATCH, HEADER, OWN, OWN_AT, VERSION
 from ws_gateway.strictjson import TEXT_BYTES_MAX
 from ws_gateway.subscription import Subscription
 
@@ -324,7 +324,9 @@ class Wire(asyncio.BufferedProtocol):
 def spread(members: Members, begin: bytes, sent: int, age_us: int, payload: bytes) -> list[Subscription]:
     """Write one payload to every member of a cohort, with the number that is its own.
 
-    This loop is what a gateway with many clients does all day; its body is written for that.
+    This loop is what a gateway with many clients does all day; its body is written for that. The frame is made once,
+    and before each write the twelve bytes that are a member's own are put into it: the kernel takes one piece of memory
+    in less time than two.
 
     Args:
         members: as in `Cohort`.
@@ -336,26 +338,28 @@ def spread(members: Members, begin: bytes, sent: int, age_us: int, payload: byte
     Returns:
         Members that the kernel did not take all of it from; the rest waits in their buffers.
     """
-    pack, writev, full = HEADS[len(begin)].pack, os.writev, []
-    size = len(begin) + HEADER.size + len(payload)
+    head = len(begin) + HEADER.size
+    frame = bytearray(b"".join((begin, HEADER.pack(VERSION, BATCH, 0, 0, 0, 0, age_us), payload)))
+    own, at, size = OWN.pack_into, len(begin) + OWN_AT, len(frame)
+    write, full = os.write, []
     for subscription, (base, number, wire) in members.items():
-        head = pack(begin, VERSION, BATCH, 0, number, base + sent, 0, age_us)
+        own(frame, at, number, base + sent)
         if wire.behind and not wire.idle:
-            wire.put(head, payload)
+            wire.put(bytes(frame[:head]), payload)
             full.append(subscription)
             continue
         try:
-            taken = writev(wire.fd, (head, payload))
+            taken = write(wire.fd, frame)
         except BlockingIOError:
             taken = 0
         except OSError:
             if wire.fd < 0:  # TLS: only the transport writes
-                wire.put(head, payload)
+                wire.put(bytes(frame[:head]), payload)
             else:
                 wire.transport.abort()
             taken = size
             full.append(subscription)
         if taken != size:
-            wire.put_rest(head, payload, taken)
+            wire.put_rest(bytes(frame[:head]), payload, taken)
             full.append(subscription)
     return full
