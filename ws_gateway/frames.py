@@ -24,6 +24,7 @@ import pyarrow as pa
 from schemas import bins
 from schemas.columns import ArrowRows, Column, Table, concat_tables, table_rows
 from ws_gateway.catalogue import CURSOR, GRID, GRID_ALWAYS, SCALARS, TEXT, VECTORS, stream
+from ws_gateway.packed import Packed
 
 Place = tuple[int, int]
 """(seq, part) of a message."""
@@ -176,7 +177,8 @@ class Block:
     @property
     def rows(self) -> int:
         """Rows in the block."""
-        return table_rows(self.table)
+        table = self.table
+        return table.rows if isinstance(table, Packed) else table_rows(table)
 
     @property
     def radius(self) -> int:

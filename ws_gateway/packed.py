@@ -24,14 +24,15 @@ class Packed(Mapping[str, np.ndarray]):
         rows: structured array, one field a column, vectors as subarrays.
 
     Attributes:
+        rows: how many.
         nbytes: memory that it holds.
     """
 
-    __slots__ = ("_rows", "nbytes")
+    __slots__ = ("_rows", "nbytes", "rows")
 
     def __init__(self, rows: np.ndarray) -> None:
         rows.flags.writeable = False
-        self._rows = rows
+        self._rows, self.rows = rows, len(rows)
         self.nbytes = BLOCK_BYTES + rows.nbytes
 
     def __getitem__(self, name: str) -> np.ndarray:
