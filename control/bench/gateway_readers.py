@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 BUFFER_BYTES: Final = 1 << 20
 HEADER_BYTES: Final = 24
 BATCH: Final = 1
+BINARY: Final = 2
 PING: Final = 9
 HANDSHAKE: Final = (
     "GET /v1/stream HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -57,7 +58,20 @@ class Flow:
         while self._take_frame():
             pass
 
+    def look(self, have: bytearray, start: int, end: int) -> bool:
+        """Look at a binary frame, as far as it came, with its payload at `start:end`; False if more must come first."""
+        if have[start + 1] != BATCH:
+            return True
+        if self.hash is not None:
+            if len(have) < end:
+                return False
+            self.hash.update(have[start + HEADER_BYTES : end])
+        self.frames += 1
+        self.first_s = self.first_s or time.monotonic()
+        return True
+
     def _take_frame(self) -> bool:
+        """Take one frame of the buffer as soon as what is looked at is there; the rest of it is passed over."""
         have = self._buffer
         if len(have) >= 2 and have[0] & 15 == PING:
             return self._answer_ping()
@@ -65,16 +79,9 @@ class Flow:
             return False
         small = have[1] & 127
         start = 2 if small < 126 else 4 if small == 126 else 10
-        length = small if small < 126 else int.from_bytes(have[2:start], "big")
-        batch = have[0] & 15 == 2 and have[start + 1] == BATCH
-        if self.hash is not None and batch:
-            if len(have) < start + length:
-                return False
-            self.hash.update(have[start + HEADER_BYTES : start + length])
-        if batch:
-            self.frames += 1
-            self.first_s = self.first_s or time.monotonic()
-        end = start + length
+        end = start + (small if small < 126 else int.from_bytes(have[2:start], "big"))
+        if have[0] & 15 == BINARY and not self.look(have, start, end):
+            return False
         self._skip = max(0, end - len(have))
         del have[:end]
         return not self._skip
@@ -109,12 +116,12 @@ class Reader:
             if subscribe is not None:
                 sock.sendall(HANDSHAKE.encode())
                 if not within_s:
-                    _after_handshake(sock)
+                    after_handshake(sock)
             self._flows.append(flow)
             sock.setblocking(False)
             if subscribe is not None:
                 if within_s:
-                    _after_handshake(sock, patient=True)
+                    after_handshake(sock, patient=True)
                 sock.send(masked(subscribe))
             self._selector.register(sock, selectors.EVENT_READ, flow)
             if number % 16 == 0:
@@ -148,7 +155,7 @@ class Reader:
             key.data.feed(self._buffer[:count])
 
 
-def _after_handshake(sock: socket.socket, *, patient: bool = False) -> None:
+def after_handshake(sock: socket.socket, *, patient: bool = False) -> None:
     """Read the answer up to its end, byte by byte: frames may follow at once."""
     if patient:
         sock.setblocking(True)

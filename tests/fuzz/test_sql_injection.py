@@ -25,6 +25,8 @@ pytestmark = pytest.mark.real
 
 SECRET = "oy7Secret0fTheMachine"
 FUZZED = 1_000
+AT_ONCE = 5
+"""Parameters of one query."""
 
 
 class Store:
@@ -341,13 +343,18 @@ def hostile(dice: random.Random) -> str:
 def test_a_thousand_hostile_parameters_stay_values(store: Store) -> None:
     """A parameter of type String comes back byte for byte, whatever it is; through the same escapes as clients use."""
     dice = random.Random(6)
-    for _ in range(FUZZED):
-        text = hostile(dice)
-        escaped = text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\0", "\\0")
-        sql = "SELECT {x:String} AS x, count() AS n FROM trades WHERE instrument = {x:String} OR 1"
-        status, body = store.ask(sql + " GROUP BY x FORMAT JSONEachRow", param_x=escaped)
-        assert status == 200, (text, body)
-        assert json.loads(body) == {"x": text, "n": 1}, text
+    for _ in range(FUZZED // AT_ONCE):
+        texts = {f"x{n}": hostile(dice) for n in range(AT_ONCE)}
+        escaped = {
+            f"param_{name}": text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\0", "\\0")
+            for name, text in texts.items()
+        }
+        cells = ", ".join(f"{{{name}:String}} AS {name}" for name in texts)
+        equal = " OR ".join(f"instrument = {{{name}:String}}" for name in texts)
+        sql = f"SELECT {cells}, count() AS n FROM trades WHERE {equal} OR 1 GROUP BY {', '.join(texts)}"
+        status, body = store.ask(sql + " FORMAT JSONEachRow", **escaped)
+        assert status == 200, (texts, body)
+        assert json.loads(body) == {**texts, "n": 1}
 
 
 def test_a_thousand_hostile_identifiers_and_queries_get_nothing(store: Store) -> None:

@@ -3,8 +3,10 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,10 @@ from schemas.columns import Column
 from schemas.mbo import MBO_DTYPE
 from schemas.message import Message, Outgoing
 from schemas.topics import TopicSpec, of_tape
+from sinks import runner
 from sinks.ddl import apply_ddl, drop_tape
 from sinks.ddl.render import WINDOW
+from sinks.lake import LIMITS, LakeSink
 from sinks.progress import drop_progress
 from sinks.reconcile import ReconcileReport, reconcile
 from sinks.reconcile_watch import WHOLE_EVERY_S, TapeWatch
@@ -48,6 +52,8 @@ from tests.unit.sinks.messages import RUN, Made, first_of_each, make_derived, ma
 pytestmark = pytest.mark.real
 OUT = Output(as_json=True)
 SINKS = ("clickhouse", "lake")
+BRISK_S = 0.5
+"""Age at which the lake's batches are due here: records have no end, and all tapes would wait 5 s for theirs."""
 
 
 class Place:
@@ -87,32 +93,23 @@ class Place:
         return self.admin.tapes.require(tape)
 
     def drain(self, tape: str, sinks: tuple[str, ...] = SINKS) -> None:
-        known = self.known(tape)
-        for name, target in (("clickhouse", self.store_url), ("lake", str(self.lake.root))):
-            if name not in sinks:
-                continue
-            stop = threading.Event()
+        """Run these sinks, side by side, until all of a tape is confirmed."""
+        with ThreadPoolExecutor(len(sinks)) as pool:
+            list(pool.map(partial(self.fill, tape), sinks))  # raises what one of them raised
 
-            def tell(report: SinkReport, stop: threading.Event = stop) -> None:
-                if report.drained({n: i.partition for n, i in known.instruments.items()}):
-                    stop.set()
-
-            run_sink(
-                name, known, "main", bootstrap_servers=self.servers, target=target,
-                state_dir=self.settings.state_dir, stop=stop, on_progress=tell,
-            )  # fmt: skip
-
-    def fill_clickhouse(self, tape: str, stop: threading.Event, lake: str) -> None:
-        """Run that sink alone until all of a tape is confirmed."""
-        known = self.known(tape)
+    def fill(self, tape: str, name: str, **how: Any) -> None:
+        """Run one sink until all of a tape is confirmed."""
+        known, stop = self.known(tape), threading.Event()
+        partition_of = {instrument: i.partition for instrument, i in known.instruments.items()}
 
         def tell(report: SinkReport) -> None:
-            if report.drained({n: i.partition for n, i in known.instruments.items()}):
+            if report.drained(partition_of):
                 stop.set()
 
         run_sink(
-            "clickhouse", known, "main", bootstrap_servers=self.servers, target=self.store_url,
-            state_dir=self.settings.state_dir, stop=stop, on_progress=tell, lake=lake,
+            name, known, "main", bootstrap_servers=self.servers,
+            target=self.store_url if name == "clickhouse" else str(self.lake.root),
+            state_dir=self.settings.state_dir, stop=stop, on_progress=tell, **how,
         )  # fmt: skip
 
     def compared(self, tape: str) -> ReconcileReport:
@@ -136,7 +133,9 @@ def bare(message: Message) -> Message:
 @pytest.fixture(scope="module")
 def place(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("data")
-    with running_store(folder) as url:
+    brisk = partial(LakeSink, limits=replace(LIMITS, age_s=BRISK_S))
+    with pytest.MonkeyPatch.context() as patch, running_store(folder) as url:
+        patch.setattr(runner, "LakeSink", brisk)
         with closing(open_store(url)) as client:
             apply_ddl(client)
         yield Place(folder, kafka, url)
@@ -173,6 +172,54 @@ def test_a_trimmed_tape_is_read_across_the_seam_exported_and_reconciled(place: P
     for stream, file in (("bins", "b.dbn"), ("mbo", "x.csv"), ("none", "x.parquet")):
         with pytest.raises(InputError):
             export(place.known("seam"), "main", stream, tmp_path / file, **both)
+
+
+def seen(tape: str, what: str) -> float:
+    """A metric of the reconciler, over all tables."""
+    values = (
+        REGISTRY.get_sample_value(f"barograph_reconcile_{what}", {"tape": tape, "line": "main", "table": table})
+        for table in (table.name for table in tape_tables())
+    )
+    return sum(value or 0.0 for value in values)
+
+
+def test_the_service_tells_waiting_from_missing_and_looks_at_everything_now_and_then(place: Place) -> None:
+    made = place.publish("watched", 26, sinks=("lake",))
+    watch = Reconciler(place.settings, place.servers, place.store_url, OUT)
+
+    def look(now_s: float) -> TapeWatch:
+        return watch.look("watched", None, now_s)[0]
+
+    tapes = {one.tape for one in watch.look(None, None, 9_990.0)}
+    assert tapes == set(place.admin.tapes.names()) >= {"watched"}, "without a name, every tape"
+    one = look(10_000.0)
+    assert one.report is not None
+    assert (one.report.missing, one.report.duplicate) == (0, 0)
+    rows = sum(m.envelope.count for m in made.topics["watched.mbo.v1"] if m.envelope.kind == "data")
+    assert one.report.tables["mbo"].waiting == rows
+    assert seen("watched", "waiting") >= rows
+    place.drain("watched", ("clickhouse",))
+    place.admin.complete(place.known("watched"), "main")
+    one = look(10_010.0)
+    assert one.report is not None
+    assert (one.report.clean, one.report.waiting, seen("watched", "waiting")) == (True, 0, 0.0)
+    assert look(10_020.0).report.tables["mbo"].topic_rows == 0, "what was right is not read again"  # type: ignore[union-attr]
+    bins = next(n for n in place.lake.names("watched.main.bins.v1/"))
+    good = place.lake.get(bins) or b""
+    place.lake.put(bins, b"PAR1")
+    assert look(10_030.0).report.clean  # type: ignore[union-attr]
+    one = look(10_020.0 + WHOLE_EVERY_S)
+    assert one.report is not None
+    assert one.report.damaged == (bins,)
+    assert seen("watched", "damaged") == 1
+    assert seen("watched", "missing") > 0
+    place.lake.put(bins, good)
+    assert look(10_030.0 + WHOLE_EVERY_S).report.clean  # type: ignore[union-attr]
+    assert seen("watched", "damaged") == 0
+    # A part that is away is said, and looked at again.
+    gone = Reconciler(place.settings, place.servers, "http://127.0.0.1:9", OUT)
+    assert "no ClickHouse answers" in gone.look("watched", None, 1.0)[0].failure
+    assert "watched/main" in str(list(watch.table().columns[0].cells))
 
 
 def test_a_tape_is_made_again_from_the_lake_and_nothing_is_written_twice(place: Place) -> None:
@@ -222,8 +269,8 @@ def test_clickhouse_is_filled_from_the_lake_below_the_start_of_the_log(place: Pl
     for topic in of_tape("below"):
         trim(place.servers, topic, len(made.topics[topic]) * 2 // 3)
     with pytest.raises(HoleError):
-        place.fill_clickhouse("below", threading.Event(), lake="")
-    place.fill_clickhouse("below", threading.Event(), lake=str(place.lake.root))
+        place.fill("below", "clickhouse", lake="")
+    place.fill("below", "clickhouse", lake=str(place.lake.root))
     report = place.compared("below")
     assert report.clean, report
     assert report.tables["mbo"].store_rows == sum(
@@ -246,7 +293,7 @@ def test_a_tape_without_a_log_and_with_deletions_is_filled_from_the_lake(place: 
         for table in tape_tables():
             client.command(f"ALTER TABLE {table.name} MODIFY SETTING non_replicated_deduplication_window = 0")
         try:
-            place.fill_clickhouse("gone", threading.Event(), lake=str(place.lake.root))
+            place.fill("gone", "clickhouse", lake=str(place.lake.root))
         finally:
             for table in tape_tables():
                 client.command(
@@ -394,50 +441,3 @@ def test_a_day_goes_and_definitions_and_ends_stay(place: Place) -> None:
 def test_what_is_open_is_not_deleted_in_part(place: Place) -> None:
     with pytest.raises(InputError, match="is open: what is deleted now would be written again"):
         Eraser(place.settings, manifest("open-one"), place.servers, OUT)
-
-
-def seen(tape: str, what: str) -> float:
-    """A metric of the reconciler, over all tables."""
-    values = (
-        REGISTRY.get_sample_value(f"barograph_reconcile_{what}", {"tape": tape, "line": "main", "table": table})
-        for table in (table.name for table in tape_tables())
-    )
-    return sum(value or 0.0 for value in values)
-
-
-def test_the_service_tells_waiting_from_missing_and_looks_at_everything_now_and_then(place: Place) -> None:
-    made = place.publish("watched", 26, sinks=("lake",))
-    watch = Reconciler(place.settings, place.servers, place.store_url, OUT)
-
-    def look(now_s: float) -> TapeWatch:
-        return watch.look("watched", None, now_s)[0]
-
-    assert "watched" in {one.tape for one in watch.look(None, None, 9_990.0)}, "without a name, every tape"
-    one = look(10_000.0)
-    assert one.report is not None
-    assert (one.report.missing, one.report.duplicate) == (0, 0)
-    rows = sum(m.envelope.count for m in made.topics["watched.mbo.v1"] if m.envelope.kind == "data")
-    assert one.report.tables["mbo"].waiting == rows
-    assert seen("watched", "waiting") >= rows
-    place.drain("watched", ("clickhouse",))
-    place.admin.complete(place.known("watched"), "main")
-    one = look(10_010.0)
-    assert one.report is not None
-    assert (one.report.clean, one.report.waiting, seen("watched", "waiting")) == (True, 0, 0.0)
-    assert look(10_020.0).report.tables["mbo"].topic_rows == 0, "what was right is not read again"  # type: ignore[union-attr]
-    bins = next(n for n in place.lake.names("watched.main.bins.v1/"))
-    good = place.lake.get(bins) or b""
-    place.lake.put(bins, b"PAR1")
-    assert look(10_030.0).report.clean  # type: ignore[union-attr]
-    one = look(10_020.0 + WHOLE_EVERY_S)
-    assert one.report is not None
-    assert one.report.damaged == (bins,)
-    assert seen("watched", "damaged") == 1
-    assert seen("watched", "missing") > 0
-    place.lake.put(bins, good)
-    assert look(10_030.0 + WHOLE_EVERY_S).report.clean  # type: ignore[union-attr]
-    assert seen("watched", "damaged") == 0
-    # A part that is away is said, and looked at again.
-    gone = Reconciler(place.settings, place.servers, "http://127.0.0.1:9", OUT)
-    assert "no ClickHouse answers" in gone.look("watched", None, 1.0)[0].failure
-    assert "watched/main" in str(list(watch.table().columns[0].cells))

@@ -10,14 +10,10 @@ anything was lost, doubled or different. `CHAOS_KILLS` and `CHAOS_STARTS` make i
 import itertools
 import json
 import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,12 +23,12 @@ from control.embedded.kafka import EmbeddedKafka
 from runtime.errors import BarographError
 from schemas.topics import DERIVED
 from tests.integration.chaos import faults
+from tests.integration.chaos.evidence import commit, hash_of, head, run_parts, say
 from tests.integration.chaos.faults import Fault, Load, Outcome, compare, make_load
 from tests.integration.chaos.tape import Content, blocks_of, make_content, sprinkled, stored
 from tests.integration.chaos.world import opened
 from tests.integration.conftest import ROOT
 
-EVIDENCE: Final = ROOT / "docs" / "evidence"
 DATA: Final = Path(os.environ.get("BAROGRAPH_DATA", ROOT.parent / "shared" / "data"))
 AAPL: Final = DATA / "derived" / "AAPL_20120621_lobster50.mbo.dbn.zst"
 ESH4: Final = DATA / "dbn" / "esh4-glbx-mdp3-20231225.mbo.dbn.zst"
@@ -107,11 +103,6 @@ def attempt(fault: Fault, strikes: int, load: Load, broker: EmbeddedKafka, folde
     except (AssertionError, BarographError) as error:
         made.failure = f"{type(error).__name__}: {error}"
     return made
-
-
-def hash_of(text: str) -> int:
-    """A seed."""
-    return zlib.crc32(text.encode())
 
 
 def matrix(broker: EmbeddedKafka, folder: Path) -> dict[str, Any]:
@@ -198,15 +189,9 @@ def first_starts(broker: EmbeddedKafka, folder: Path) -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
 def table(made: dict[str, Any]) -> str:
     """The evidence as a page."""
-    lines = ["# Faults on a real broker", "", "Made by `make chaos`; the numbers are in `chaos.json`.", ""]
+    lines = [*head("Faults on a real broker", "chaos", "chaos"), ""]
     if "faults" in made:
         lines += [
             "ESH4, AAPL and six simulated instruments over 4 partitions, in blocks of 20 records, published while the",
@@ -251,21 +236,11 @@ def _commits(part: dict[str, Any]) -> str:
     return ", ".join(dict.fromkeys(fault.get("commit", part["commit"]) for fault in each)) or str(part["commit"])
 
 
-def say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), text, flush=True)
-
-
 PARTS: Final[dict[str, Callable[[EmbeddedKafka, Path], Any]]] = {
     "faults": strike_all,
     "matrix": matrix,
     "starts": first_starts,
 }
-
-
-def merged(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of faults, those of now in place of earlier ones, in the order of the plan."""
-    by_name = {f["fault"]: f for f in [*before, *now]}
-    return [by_name[fault.name] for fault, _ in PLAN if fault.name in by_name]
 
 
 def is_good(name: str, result: Any) -> bool:
@@ -274,43 +249,5 @@ def is_good(name: str, result: Any) -> bool:
     return bool(result["different"] == ({} if name == "starts" else []))
 
 
-def keep(stem: str, name: str, result: Any, began_s: float, page: Callable[[dict[str, Any]], str]) -> str:
-    """Put a part's result into the evidence beside what the other parts gave; the page."""
-    file = EVIDENCE / f"{stem}.json"
-    made = json.loads(file.read_text()) if file.exists() else {}
-    made[name] = {
-        "commit": commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "seconds": round(time.monotonic() - began_s),
-        "result": result,
-    }
-    file.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    text = page(made)
-    (EVIDENCE / f"{stem}.md").write_text(text)
-    return text
-
-
-def kept(stem: str, name: str) -> Any:
-    """What a part gave before; None if it never ran."""
-    file = EVIDENCE / f"{stem}.json"
-    return json.loads(file.read_text()).get(name, {}).get("result") if file.exists() else None
-
-
-def main() -> int:
-    good, page = True, ""
-    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
-        for name in sys.argv[1:] or PARTS:
-            began = time.monotonic()
-            with EmbeddedKafka(Path(folder) / f"kafka-{name}", heap_mb=512) as broker:
-                result = PARTS[name](broker, Path(folder) / name)
-            good = good and is_good(name, result)
-            before = kept("chaos", name)
-            if name == "faults" and before:
-                result = merged(before, result)
-            page = keep("chaos", name, result, began, table)
-    say(page)
-    return 0 if good else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_parts("chaos", PARTS, PLAN, is_good, table))

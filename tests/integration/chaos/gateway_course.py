@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from control.embedded.kafka import EmbeddedKafka
-from tests.integration.chaos.course import hash_of, keep, say
+from tests.integration.chaos.evidence import hash_of, head, keep, say
 from tests.integration.chaos.gateway_world import INSTRUMENT, Copy, Feed, Relay, free_port, gateway_of, relayed
 from tests.integration.chaos.world import PATIENCE_S, Processes, StuckError
 from tests.integration.conftest import ROOT
@@ -344,7 +344,7 @@ def slow_faults(result: dict[str, Any]) -> list[str]:
 
 def page(made: dict[str, Any]) -> str:
     """The evidence as a page."""
-    lines = ["# Faults around the gateway", "", "Made by `make chaos-gateway`; the numbers are in `gateway.json`."]
+    lines = head("Faults around the gateway", "chaos-gateway", "gateway")
     if "slow" in made:
         s = made["slow"]["result"]
         first, last = s["rss_mb_first_and_last_quarter"]

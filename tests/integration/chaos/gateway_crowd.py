@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from control.bench.gateway_readers import HANDSHAKE, PING, masked
+from control.bench.gateway_readers import HANDSHAKE, Flow, after_handshake, masked
 from ws_gateway.frames import HEADER, Kind
 
 BUFFER: Final = memoryview(bytearray(1 << 20))
@@ -52,34 +52,27 @@ class Place:
     bin_at: int
 
 
-class Member:
+class Member(Flow):
     """One client.
 
     Attributes:
         kind: how it reads.
-        frames: batches that came.
         faults: batches whose number or bin is not what had to follow.
         left_out: rows that it was told were left out.
     """
 
     def __init__(self, kind: str, place: Place) -> None:
+        super().__init__(socket.socket(), keep=False)
         self.kind, self._place = kind, place
-        self.frames = self.faults = self.left_out = 0
+        self.faults = self.left_out = 0
         self.late_ns: list[int] = []
         self._number = self._bin = -1
-        self._buffer = bytearray()
-        self._skip = 0
-        self.sock = socket.socket()
         if kind in ("slow", "dead"):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
         self.sock.settimeout(30)
         self.sock.connect(("127.0.0.1", place.port))
         self.sock.sendall(HANDSHAKE.encode())
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += self.sock.recv(1)
-        if b" 101 " not in answer:
-            raise ConnectionError(answer.decode(errors="replace"))
+        after_handshake(self.sock)
         self.sock.sendall(masked(place.subscribe))
         self.sock.setblocking(False)
 
@@ -98,54 +91,24 @@ class Member:
             return False
         if not count:
             return False
-        data = BUFFER[:count]
-        if self._skip >= count:
-            self._skip -= count
-            return True
-        self._buffer += data[self._skip :]
-        self._skip = 0
-        while self._take():
-            pass
+        self.feed(BUFFER[:count])
         return True
 
-    def _take(self) -> bool:
-        """One frame of the buffer, as soon as what is looked at is there; the rest of it is passed over."""
-        have = self._buffer
-        if len(have) < 14:
-            return self._pong() if len(have) >= 2 and have[0] & 15 == PING else False
-        if have[0] & 15 == PING:
-            return self._pong()
-        small = have[1] & 127
-        start = 2 if small < 126 else 4 if small == 126 else 10
-        length = small if small < 126 else int.from_bytes(have[2:start], "big")
-        if have[0] & 15 == 2:
-            looked_at = start + HEADER.size + max(self._place.stamp_at, self._place.bin_at) + 8
-            if len(have) < min(looked_at, start + length):
-                return False
-            self._look(have, start)
-        self._skip = max(0, start + length - len(have))
-        del have[: start + length]
-        return not self._skip
-
-    def _look(self, have: bytearray, start: int) -> None:
+    def look(self, have: bytearray, start: int, end: int) -> bool:
+        """Look at the header, and at time and bin of the row."""
+        if len(have) < min(end, start + HEADER.size + max(self._place.stamp_at, self._place.bin_at) + 8):
+            return False
         _, kind, _, _, number, left_out, _ = HEADER.unpack_from(have, start)
         self.faults += number != self._number + 1
         self._number = number
         if kind != Kind.BATCH:
-            return
+            return True
         begin = start + HEADER.size
         stamp, row = (int.from_bytes(have[begin + at : begin + at + 8], "little", signed=True) for at in
                       (self._place.stamp_at, self._place.bin_at))  # fmt: skip
         self.faults += self._bin >= 0 and row != self._bin + 1 + left_out
         self._bin, self.left_out, self.frames = row, self.left_out + left_out, self.frames + 1
         self.late_ns.append(time.time_ns() - stamp)
-
-    def _pong(self) -> bool:
-        end = 2 + self._buffer[1]
-        if len(self._buffer) < end:
-            return False
-        self.sock.send(bytes([0x8A, 0x80 | self._buffer[1]]) + bytes(4) + self._buffer[2:end])
-        del self._buffer[:end]
         return True
 
 

@@ -12,7 +12,6 @@ import logging
 import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from control.embedded.kafka import EmbeddedKafka
 from runtime.errors import BarographError
 from sinks.clickhouse import connect
 from tests.integration.chaos import sink_faults as faults
-from tests.integration.chaos.course import commit, hash_of, keep, kept, say
+from tests.integration.chaos.evidence import commit, hash_of, head, keep, kept, merged, run_parts, say
 from tests.integration.chaos.sink_check import reconciled
 from tests.integration.chaos.sink_day import questions
 from tests.integration.chaos.sink_faults import MEMORY_MB, Fault, Outcome
@@ -75,7 +74,7 @@ BACK_S: Final = 3.0
 RESTARTS: Final = 5
 
 
-def strike_all(kafka: str, folder: Path) -> list[dict[str, Any]]:
+def strike_all(broker: EmbeddedKafka, folder: Path) -> list[dict[str, Any]]:
     """Every fault, each on a tape of its own."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server, out = S3Server(), []
@@ -87,25 +86,21 @@ def strike_all(kafka: str, folder: Path) -> list[dict[str, Any]]:
             continue
         made, tape = Outcome(fault.name, strikes), f"sinks-{number}"
         try:
-            faults.run(made, fault, kafka, folder / tape, tape=tape, server=server, seed=hash_of(tape))
+            faults.run(
+                made, fault, broker.bootstrap_servers, folder / tape, tape=tape, server=server, seed=hash_of(tape)
+            )
         except (AssertionError, BarographError) as error:
             made.failure = f"{type(error).__name__}: {error}"
         out.append({**made.figures(), "commit": commit()})
         say(json.dumps(out[-1], ensure_ascii=False))
-        keep("sinks", "faults", merged(kept("sinks", "faults") or [], out), time.monotonic(), page)
+        keep("sinks", "faults", merged(PLAN, kept("sinks", "faults") or [], out), time.monotonic(), page)
     server.stop()
     return out
 
 
-def merged(before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of faults, those of now in place of earlier ones, in the order of the plan."""
-    by_name = {f["fault"]: f for f in [*before, *now]}
-    return [by_name[fault.name] for fault, _ in PLAN if fault.name in by_name]
-
-
-def backlog(kafka: str, folder: Path) -> dict[str, Any]:
+def backlog(broker: EmbeddedKafka, folder: Path) -> dict[str, Any]:
     """The store is away while records go on coming; how fast what has piled up falls once it is back."""
-    with opened(kafka, folder, "backlog", rate=OFFERED, block=1_000, direct=True) as world:
+    with opened(broker.bootstrap_servers, folder, "backlog", rate=OFFERED, block=1_000, direct=True) as world:
         world.parts.start("clickhouse")
         world.feed.start()
         seen = world.gauge.seen["clickhouse"]
@@ -148,9 +143,9 @@ def _cpu_s(world: SinkWorld) -> dict[str, float]:
     return out
 
 
-def restart(kafka: str, folder: Path) -> dict[str, Any]:
+def restart(broker: EmbeddedKafka, folder: Path) -> dict[str, Any]:
     """A store with 20 million rows, killed and started again; then a heavy query beside a sink at work."""
-    with opened(kafka, folder, "restart", rate=20_000, block=400, direct=True) as world:
+    with opened(broker.bootstrap_servers, folder, "restart", rate=20_000, block=400, direct=True) as world:
         _fill(world)
         took = []
         for _ in range(RESTARTS):
@@ -219,7 +214,7 @@ ANSWER_MS: Final = 300
 """An aim, not a gate: within what time a question should be answered over a day of 20 million records."""
 
 
-def ask_all(kafka: str, folder: Path) -> dict[str, Any]:
+def ask_all(broker: EmbeddedKafka, folder: Path) -> dict[str, Any]:
     """The twenty questions over a day in the store."""
     return {"asked": questions(folder, say), "load_average": os.getloadavg()[0]}
 
@@ -236,7 +231,7 @@ def is_good(name: str, result: Any) -> bool:
 
 def page(made: dict[str, Any]) -> str:
     """The evidence as a page."""
-    lines = ["# Faults around the sinks", "", "Made by `make chaos-sinks`; the numbers are in `sinks.json`.", ""]
+    lines = [*head("Faults around the sinks", "chaos-sinks", "sinks"), ""]
     if "faults" in made:
         lines += [
             "Two instruments over two partitions, raw blocks with bins, trades and bars, sent at a steady rate by one",
@@ -305,7 +300,7 @@ def _row(f: dict[str, Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-PARTS: Final[dict[str, Callable[[str, Path], Any]]] = {
+PARTS: Final[dict[str, Callable[[EmbeddedKafka, Path], Any]]] = {
     "faults": strike_all,
     "backlog": backlog,
     "restart": restart,
@@ -313,20 +308,5 @@ PARTS: Final[dict[str, Callable[[str, Path], Any]]] = {
 }
 
 
-def main() -> int:
-    good, text = True, ""
-    with tempfile.TemporaryDirectory(prefix="chaos-sinks-", ignore_cleanup_errors=True) as folder:
-        for name in sys.argv[1:] or PARTS:
-            began = time.monotonic()
-            with EmbeddedKafka(Path(folder) / f"kafka-{name}", heap_mb=512) as broker:
-                result = PARTS[name](broker.bootstrap_servers, Path(folder) / name)
-            say(f"{name}: {json.dumps(result, ensure_ascii=False)}")
-            good = good and is_good(name, result)
-            before = kept("sinks", name) if name == "faults" else None
-            text = keep("sinks", name, merged(before or [], result) if name == "faults" else result, began, page)
-    say(text)
-    return 0 if good else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_parts("sinks", PARTS, PLAN, is_good, page))
