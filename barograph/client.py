@@ -141,6 +141,9 @@ class Frames:
 
     async def aclose(self) -> None:
         """Leave the subscription."""
+        self._close()
+
+    def _close(self) -> None:
         if not self._done:
             self._done = True
             if self._inbox is not None:
@@ -366,14 +369,22 @@ class Client:
         if self._ended is not None:
             subscription._inbox.end(self._over(subscription))
             return
+        self._share_clock(subscription._course)
         number, self._next_number = self._next_number, self._next_number + 1
         messages = subscription._course.begin(number, anew=anew, aliases=self.hello.get("aliases", {}))
         self._subscriptions[number] = subscription
         for message in messages:
             self._say(message)
 
+    def _share_clock(self, course: Course) -> None:
+        if course.clock is not None:
+            for other in self._subscriptions.values():
+                if other._course.clock == course.clock:
+                    course.share(other._course)
+
     def _leave(self, number: int) -> None:
-        if self._subscriptions.pop(number, None) is not None:
+        if (subscription := self._subscriptions.pop(number, None)) is not None:
+            subscription._course.part()
             self._say({"op": "unsubscribe", "id": number})
 
     def _ask_again(self, subscription: Subscription, error: GatewayError) -> None:
@@ -429,11 +440,12 @@ class Client:
 
         token = await self._ask_token()
         try:
+            host = _host(self._url)
             socket = await dial(
                 self._url,
                 subprotocols=[Subprotocol(PROTOCOL)],
                 additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-                proxy=None if urlsplit(self._url).hostname in LOOPBACK else True,
+                proxy=None if host in LOOPBACK else True,
                 compression=None,
                 max_size=MESSAGE_BYTES_MAX,
                 max_queue=8,
@@ -449,7 +461,11 @@ class Client:
             ) from error
         except InvalidStatus as error:
             raise self._refused(error, shown=bool(token)) from error
-        except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+        except ConnectionClosed as error:
+            if error.rcvd is not None and error.rcvd.code in FINAL:
+                raise _final(error.rcvd.code, error.rcvd.reason) from error
+            raise self._nobody(error) from error
+        except (OSError, TimeoutError, InvalidHandshake) as error:
             raise self._nobody(error) from error
         self._socket, self._outbox, self._shown = socket, asyncio.Queue(), token
 
@@ -463,15 +479,15 @@ class Client:
 
     def _refused(self, error: "InvalidStatus", *, shown: bool) -> BarographError:
         status = error.response.status_code
-        if status in (401, 403):
-            if shown:
-                return GatewayError("token", "the gateway does not accept the token", remedy="give another")
+        if shown and status in (401, 403):
+            return GatewayError("token", "the gateway does not accept the token", remedy="give another")
+        if status == 401:
             return GatewayError("token", "the gateway asks for a token", remedy="give one with token=")
-        if status in (400, 404):
+        if status in (200, 400, 403, 404):  # the api, another server, or another path
             return GatewayError(
                 "address",
                 f"{self._url} is no stream of a gateway (HTTP {status})",
-                remedy="write ws://HOST:PORT/v1/stream",
+                remedy="write ws://HOST:PORT/v1/stream with the gateway's port; `barograph status` prints it",
             )
         return self._nobody(error)
 
@@ -489,8 +505,7 @@ class Client:
                 code, reason = await self._talk()
                 self._socket = None
                 if code in FINAL and not (code == 4003 and callable(self._token)):
-                    name, remedy = FINAL[code]
-                    raise GatewayError(name, f"the gateway ended the connection ({code} {reason})", remedy=remedy)
+                    raise _final(code, reason)
                 await self._again(f"{code} {reason}", steady=time.monotonic() - began_s > STEADY_S)
         except Exception as error:  # a fault of ours too: a program that waits must hear of it
             self._end(error)
@@ -599,6 +614,28 @@ class Client:
                 await asyncio.sleep(SOON_S)
             else:
                 self._say({"op": "auth", "token": token})
+
+
+def _final(code: int, reason: str) -> GatewayError:
+    """How a close code that is final is told."""
+    name, remedy = FINAL[code]
+    return GatewayError(name, f"the gateway ended the connection ({code} {reason})", remedy=remedy)
+
+
+def _host(url: str) -> str | None:
+    """Host of an address.
+
+    Raises:
+        InvalidURI: its port is none.
+    """
+    from websockets.exceptions import InvalidURI
+
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise InvalidURI(url, str(error)) from error
+    return parts.hostname
 
 
 def _hello(message: str | bytes) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Course:
 
     Attributes:
         number: id of the subscription, as last begun.
+        clock: name of the clock that it shares; None: its own.
         agreed: the gateway's last answer; empty until it came.
         gaps: newest missing ranges of the source, as the gateway told them.
         left_out: rows that conflation left out so far.
@@ -54,6 +55,7 @@ class Course:
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.number = -1
+        self.clock: str | None = request.get("clock")
         self.agreed: dict[str, Any] = {}
         self.gaps: deque[dict[str, Any]] = deque(maxlen=GAPS_KEPT)
         self.left_out = self.stale_ms = self.lag_ms = 0
@@ -105,9 +107,21 @@ class Course:
         messages = [{"op": "subscribe", **request}, *pacing]
         return [{**message, "id": number} for message in messages]
 
+    def share(self, other: "Course") -> None:
+        """Be on the clock of another one: whatever paces one paces both, also on the next connection."""
+        if self._pace is not other._pace:
+            other._pace.update(self._pace)
+            self._pace = other._pace
+
+    def part(self) -> None:
+        """Be on a clock of its own again, at the pace that it has."""
+        self._pace = dict(self._pace)
+
     def _pacing(self) -> list[dict[str, Any]]:
         """What brings back the pace, said to a clock that stands still: what is live has none, and no row is early."""
         messages: list[dict[str, Any]] = [{"op": "speed", **self._pace["speed"]}] if "speed" in self._pace else []
+        if self.clock is not None and self._pace:
+            messages.insert(0, {"op": "pause"})  # others may be on it, so that it goes already
         if "pause" not in self._pace:
             return [*messages, {"op": "resume"}] if messages else []
         if self._steps:
@@ -118,7 +132,7 @@ class Course:
         """The message that goes elsewhere; what comes before the gateway's answer is still of the place before."""
         self._seeks.append(to)
         if to == LIVE:
-            self._pace = {}
+            self._pace.clear()
         self._steps = 1 if "pause" in self._pace else 0  # the gateway shows one row of where it leads
         return {"op": "seek", "id": self.number, "to": to}
 
@@ -127,7 +141,7 @@ class Course:
         if op == "resume":
             self._pace.pop("pause", None)
         elif op == "speed":
-            self._pace = {"speed": fields} | {k: v for k, v in self._pace.items() if k == "pause"}
+            self._pace["speed"] = fields
         else:
             self._pace["pause"] = {}
         if op != "speed":

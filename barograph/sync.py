@@ -13,6 +13,7 @@ event loop runs in a thread of its own, so it also works where one runs already,
 import asyncio
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from threading import Thread
 from typing import Any, Self, TypeVar
 
@@ -36,8 +37,7 @@ class Subscription:
             while (frame := self._owner.run(_next(frames))) is not None:
                 yield frame
         finally:
-            if not self._owner.closed:
-                self._owner.run(frames.aclose())
+            self._owner.leave(frames)
 
     def __getattr__(self, name: str) -> Any:
         """What the asynchronous subscription has: values as they are, operations waited for."""
@@ -110,6 +110,11 @@ class Client:
         except BaseException:
             future.cancel()
             raise
+
+    def leave(self, frames: client.Frames) -> None:
+        """Leave a pass without waiting for it: the garbage collector may do so in the loop's own thread."""
+        with suppress(RuntimeError):  # the client is closed
+            self._loop.call_soon_threadsafe(frames._close)
 
     def _end(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -70,5 +70,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _plain(_: Request, error: HTTPException) -> JSONResponse:
-        codes = {404: "not_found", 405: "wrong_method"}
-        return ApiError(error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail)).response()
+        if error.status_code == 404:
+            return ApiError(404, "not_found", "there is nothing at this address", "see /v1/openapi.json").response()
+        code = "wrong_method" if error.status_code == 405 else "bad_request"
+        return ApiError(error.status_code, code, str(error.detail)).response()

@@ -26,17 +26,18 @@ class ReplayClock:
     Attributes:
         factor: event seconds per second; None: as fast as it goes.
         paused: whether nothing goes on by itself.
-        began_ns: event time at which the first row begins that went out since the last seek; NEVER before it.
-        shown_ns: event time of the newest row that went out since then; NEVER before the first.
         target, turn: where the last seek led, and how many there were.
+        began_ns: event time at which the first row begins that it led to; NEVER before whoever sought has found it.
+        led: whether whoever sought is still there to find it.
+        shown_ns: event time of the newest row that went out since then; NEVER before the first.
         shared: whether it has a name, so that others may be on it.
         owner: whose it is; empty where nobody else can be on it.
         listeners: called when something changed; of a clock that is not shared nobody else needs to know.
     """
 
     __slots__ = (
-        "__weakref__", "_mono_ns", "_t_ns", "began_ns", "factor", "listeners", "owner", "paused", "shared", "shown_ns",
-        "target", "turn",
+        "__weakref__", "_mono_ns", "_t_ns", "began_ns", "factor", "led", "listeners", "owner", "paused", "shared",
+        "shown_ns", "target", "turn",
     )  # fmt: skip
 
     def __init__(self, *, shared: bool = False, owner: str = "", paused: bool = False) -> None:
@@ -45,6 +46,7 @@ class ReplayClock:
         self.shared = shared
         self.owner = owner
         self.target: Start | None = None
+        self.led = False
         self.turn = 0
         self.listeners: set[Callable[[], None]] | tuple[()] = set() if shared else ()
         self._t_ns = NEVER
@@ -70,11 +72,21 @@ class ReplayClock:
         if self._t_ns == NEVER and self.factor is not None and not self.paused:
             self._t_ns, self._mono_ns = t_ns, mono_ns
 
-    def shown(self, from_ns: int, to_ns: int) -> None:
-        """Rows of these event times went out: where the first begins, and that of the last."""
+    def shown(self, t_ns: int) -> None:
+        """Rows up to this event time went out."""
+        self.shown_ns = max(self.shown_ns, t_ns)
+
+    def found(self, t_ns: int) -> None:
+        """Whoever sought knows at which event time the first row begins there; FOREVER: there is none."""
         if self.began_ns == NEVER:
-            self.began_ns = from_ns
-        self.shown_ns = max(self.shown_ns, to_ns)
+            self.began_ns = t_ns
+            self._tell()
+
+    def lost(self) -> None:
+        """Whoever sought has left and found nothing: nobody knows where the seek led."""
+        if self.began_ns == NEVER:
+            self.led = False
+            self._tell()
 
     def pause(self, mono_ns: int) -> None:
         """Stand still where it is."""
@@ -107,6 +119,7 @@ class ReplayClock:
         """Everyone goes to `target`; a paced clock starts anew with the first row found there."""
         self.target = target
         self.turn += 1
+        self.led = True
         self._t_ns = self.began_ns = self.shown_ns = NEVER
         if target.kind == "live":
             self.factor, self.paused = None, False

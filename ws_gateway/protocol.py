@@ -107,8 +107,9 @@ TABLE: Final[dict[tuple[Phase, Track, str], Rule]] = {
     (_O, _P, "pause"): Rule(_O, _P, "_pause"),
     (_O, _P, "resume"): Rule(_O, _R, "_resume"),
     (_O, _R, "resume"): Rule(_O, _R, "_nothing"),
-    (_O, _E, "pause"): Rule(_O, _E, "_nothing"),
-    (_O, _E, "resume"): Rule(_O, _E, "_nothing"),
+    (_O, _E, "pause"): Rule(_O, _E, "_pause"),
+    (_O, _E, "resume"): Rule(_O, _E, "_resume"),
+    (_O, _E, "speed"): Rule(_O, _E, "_speed"),
     (_O, _R, "step"): Rule(_O, _P, "_step"),
     (_O, _P, "step"): Rule(_O, _P, "_step"),
     (_O, _R, "speed"): Rule(_O, _R, "_speed"),
@@ -131,7 +132,7 @@ TABLE: Final[dict[tuple[Phase, Track, str], Rule]] = {
 """The whole protocol. Session-wide operations stand under the track NONE.
 
 Whether a subscription is paused is its clock's to say, and others may be on that clock: where a rule leads to RUNNING
-or PAUSED, its action saw to it; a seek to live resumes.
+or PAUSED, its action saw to it; a seek to live resumes. Also who is at the end has a clock, for others and for a seek.
 """
 
 SESSION_WIDE: Final = frozenset({"auth", "late", "refuse", "drain"})
@@ -502,7 +503,7 @@ class Session:
     def _forget(self, number: int) -> None:
         entry = self._entries.pop(number)
         self._turns.remove(number)
-        entry.subscription.part()
+        entry.subscription.leave()
         entry.subscription.channel.readers.pop(entry.subscription, None)
         clock = entry.subscription.clock
         others = (e.subscription.clock for e in self._entries.values())

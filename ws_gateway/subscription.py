@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from ws_gateway.catalogue import CURSOR, GRID, stream
 from ws_gateway.channel import Channel, Gap, Instant
-from ws_gateway.clock import NEVER, ReplayClock
+from ws_gateway.clock import FOREVER, NEVER, ReplayClock
 from ws_gateway.cohort import Cohort
 from ws_gateway.frames import (
     END_OF_STREAM,
@@ -78,7 +78,8 @@ class Subscription:
 
     __slots__ = (
         "_awaits", "_caught_up_at", "_digest", "_digest_due_ns", "_digested", "_encoder", "_interval_ns", "_layout",
-        "_mono_ns", "_rate_due_ns", "_replayed", "_simple", "_start", "_steps", "_stream", "_turn", "_waits_until_ns",
+        "_led_turn", "_mono_ns", "_rate_due_ns", "_replayed", "_simple", "_start", "_steps", "_stream", "_turn",
+        "_waits_until_ns",
         "channel", "clock", "cohort", "dropped", "left_out", "live", "number", "reading", "request", "sent",
         "sent_t_ns", "tape_id", "wake",
     )  # fmt: skip
@@ -104,6 +105,7 @@ class Subscription:
         self._caught_up_at = 0
         self._steps = 0
         self._turn = clock.turn
+        self._led_turn = -1  # the newest turn of the clock that it brought about itself
         self._awaits = self._replayed = False
         self._rate_due_ns = self._waits_until_ns = self._mono_ns = 0
         self._interval_ns = int(1e9 / request.max_rate_hz) if request.max_rate_hz else 0
@@ -151,7 +153,7 @@ class Subscription:
         """
         check_start(start, self.channel, self.request)
         self.clock.seek(start)
-        self._turn = self.clock.turn
+        self._turn = self._led_turn = self.clock.turn
         self._go(start)
         if self.paused and self._stream.has_bins:
             self._steps = 1  # whoever seeks while it stands still wants to see where to
@@ -162,7 +164,7 @@ class Subscription:
         Raises:
             Refusal: it is live.
         """
-        if self.live and not self.paused:
+        if self.live and not self.paused and not self.reading.ended:
             raise Refusal("live", "what is live has no speed; `seek` or `pause` first")
         self.clock.set_speed(factor, now.mono_ns)
         if factor is None:
@@ -214,8 +216,8 @@ class Subscription:
         """The next message for this reader, if there is one that may go now."""
         if self.channel.closed:
             return Pulled(failed=Refusal("tape_replaced", "the tape was replaced or deleted; subscribe again"))
-        if self.turned or self._awaits:
-            return self._follow()
+        if (self.turned or self._awaits) and (moved := self._follow()) is not None:
+            return moved
         if self.paused or self.clock.factor is not None:
             self.live = False
         self._waits_until_ns, self._mono_ns = 0, now.mono_ns
@@ -262,7 +264,7 @@ class Subscription:
         if number > self.number and last is not None:
             self.number, self.sent = number, (*last.place, last.rows - 1)
             self.sent_t_ns = int(last.times[-1])
-            self.clock.shown(self.sent_t_ns, self.sent_t_ns)
+            self.clock.shown(self.sent_t_ns)
             self.reading.follow(cohort.number, last)
 
     def _begin(self, now: Instant) -> Pulled:
@@ -303,7 +305,7 @@ class Subscription:
             return self._at_end(now, tuple(notices))
         if self._interval_ns and self.request.policy == "conflate" and self.clock.factor is not None:
             jumped = self._keep_last(pieces) or jumped
-        first, last = pieces[0], pieces[-1]
+        last = pieces[-1]
         replayed = self._replayed
         flags = (Flag.REPLAYED if replayed else 0) | (Flag.GAP_BEFORE if notices else 0)
         flags |= Flag.CONFLATED if jumped else 0
@@ -313,7 +315,7 @@ class Subscription:
         self._rate_due_ns = now.mono_ns + self._interval_ns if self._interval_ns else 0
         self.sent = (*last.block.place, last.stop - 1)
         self.sent_t_ns = int(last.block.times[last.stop - 1])
-        self.clock.shown(_begins_ns(first), self.sent_t_ns)
+        self.clock.shown(self.sent_t_ns)
         self._look_whether_live()
         return Pulled(data=data, notices=tuple(notices))
 
@@ -332,6 +334,8 @@ class Subscription:
                 self.live, self._caught_up_at = False, self.channel.ring.next_row
             if piece is None:
                 break
+            if self._leads:
+                self.clock.found(_begins_ns(piece))
             self._look_whether_live()
             if pieces and self.live:
                 break  # one batch is either replayed or live
@@ -389,6 +393,8 @@ class Subscription:
             return Pulled(notices=notices)
         if self._digested:
             return Pulled(data=self._make_digest(now), notices=notices)
+        if self._leads:
+            self.clock.found(FOREVER)
         self._encoder = None  # a seek back starts another Arrow stream
         return Pulled(data=self._message(Kind.END, END_OF_STREAM), notices=notices, ended=True)
 
@@ -439,19 +445,34 @@ class Subscription:
         """Whether somebody on the same clock went elsewhere."""
         return self._turn != self.clock.turn
 
-    def _follow(self) -> Pulled:
-        """Go where the clock was led: at once if that means something here, else when the event time there is known."""
+    def _follow(self) -> Pulled | None:
+        """Go where the clock was led: at once if that means something here, else when the event time there is known.
+
+        None if it stays: whoever sought left before it was known.
+        """
         if self.turned:
-            self._turn, self._awaits = self.clock.turn, True
+            self._turn, self._awaits, self.live = self.clock.turn, True, False
         target = self.clock.target
         assert target is not None, "a clock turns by a seek"
         if target.kind == "cursor" or (target.kind == "bin" and not self._stream.has_bins):
             if self.clock.began_ns == NEVER:
-                return _NOTHING
+                self._awaits = self.clock.led
+                return _NOTHING if self._awaits else None
             target = Start("time", value=self.clock.began_ns)
         self._awaits = False
         self._go(target)
         return Pulled(notices=({"op": "subscribed", **self.describe()},))
+
+    @property
+    def _leads(self) -> bool:
+        """Whether others wait for what it finds where it led the clock."""
+        return self._led_turn == self.clock.turn
+
+    def leave(self) -> None:
+        """Its client is gone, or wants it no more."""
+        self.part()
+        if self._leads:
+            self.clock.lost()
 
     def _send(self, kind: Kind, frame: Frame, flags: Flag = Flag.NONE, age_us: int = 0) -> Parts:
         if self._digest is not None:

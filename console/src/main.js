@@ -132,7 +132,9 @@ function probed(table) {
   history.cellMs = Number(endNs / 1000n) / 1000 / (bin + 1);
   state.gridId = subscribeGrid(`bin/${start}`, paced());
   state.tradesFrom = momentOf(start * history.cellMs);
-  if (state.moment) { const to = state.moment; state.moment = ""; transport.seek(to); }
+  const to = state.moment || (transport.paused ? `bin/${bin}` : ""); // somebody paused before there was anything to see
+  if (to) { state.moment = ""; transport.seek(to); }
+  else transport.restore("grid");
 }
 
 const momentOf = (ms) => `@${BigInt(Math.floor(ms)) * 1_000_000n}`;
@@ -174,10 +176,10 @@ function endLead() {
 }
 
 /** Show what leads to a place, up to before its row; that row is the first of the page's own subscription. */
-function lead(to, bin) {
-  const start = Math.max(0, bin - CONTEXT_BINS), { cellMs } = history;
+function lead(to, bin, from = bin) {
+  const start = Math.max(0, from - CONTEXT_BINS), { cellMs } = history;
   const place = to.includes("/") && !to.startsWith("bin/") ? to.split("/").at(-1).split(".").map(Number) : null;
-  state.lead = { to, bin, place };
+  state.lead = { to, bin, from, place };
   history.clear(); scale.reset(); gauges.reset(); uploadFrom = 0; dirty = true;
   if (state.tradesId) stream.unsubscribe(state.tradesId); // a seek would move it: another one follows from here
   state.tradesId = 0; state.tradesRefused = false; state.cursor = ""; state.tradesFrom = momentOf(start * cellMs);
@@ -195,8 +197,9 @@ function led(table, header) {
 
 /** Nothing more leads to the place: the tape ends before it, or the market has not come so far. */
 function ledNowhere(ended) {
-  const { to, probing } = state.lead;
+  const { to, bin, from, probing } = state.lead;
   if (probing) { endLead(); lead(to, state.newestBin); }
+  else if (ended && !history.count && from > state.newestBin) { endLead(); lead(to, bin, state.newestBin); } // its last bins
   else if (ended) { arrive(); followTrades({}); }
   else transport.goLive();
 }

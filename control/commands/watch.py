@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SCREEN_LINES = 12
 """Lines of a terminal that are not prices: frame, quotes, gauge, status."""
 
+SCREEN_CELLS = 100
+"""Width of the picture where no terminal has one. Lines for programs are as long as they are; a picture is for eyes."""
+
 SCREEN_HZ = 20.0
 """Pictures a second. Eyes see no more; a terminal over a slow line takes no more."""
 
@@ -128,6 +131,8 @@ def _screen(
 
     from control import ladder
 
+    if not out.console.is_terminal:
+        out.console.width = SCREEN_CELLS
     live = stack.enter_context(Live(console=out.console, screen=out.console.is_terminal, auto_refresh=False))
     shown: list[Row] = []
     age_us = 0

@@ -119,6 +119,47 @@ def test_the_pace_is_kept_until_the_replay_is_live(host, open_page):
     assert page.errors == []
 
 
+def end_the_tape(host):
+    host.feeder.paused.set()
+    time.sleep(0.3)
+    for stream in ("bins", "trades"):
+        host.do(host.feeder.hub.hear, Name("synthetic", "main", stream, INSTRUMENTS[0]), time.monotonic_ns(), end=True)
+
+
+def test_a_finished_tape_is_gone_back_in_and_beyond_its_end_stands_the_end(host, open_page):
+    page = opened(host, open_page)
+    first = page.ask("firstBin")
+    end_the_tape(host)
+    page.until("state == 'ended'")
+    last = page.settled("lastBin")
+    page.page.fill("#t-moment", f"bin/{first + 30}")
+    page.page.keyboard.press("Enter")
+    page.until(f"state == 'paused' && __barograph.lastBin == {first + 30}")
+    assert page.settled("lastBin") == first + 30
+    page.page.locator("#stage").focus()
+    page.page.keyboard.press(".")
+    page.until(f"lastBin == {first + 31}")
+    page.page.fill("#t-moment", f"bin/{last + 100_000}")
+    page.page.keyboard.press("Enter")
+    page.until(f"lastBin == {last}")
+    assert bins(page)[-100:] == list(range(last - 99, last + 1))
+    assert page.page.locator("#t-told").inner_text() == ""
+    assert page.errors == []
+
+
+def test_a_page_paused_before_there_is_anything_to_see_shows_where_it_stands(host, open_page):
+    host.stop_gateway()
+    page = open_page(host.url)
+    page.until("state == 'connecting' || __barograph.state == 'lost'")
+    page.page.keyboard.press(" ")
+    host.start_gateway()
+    page.until("state == 'paused' && __barograph.columns > 100")
+    at = page.settled("lastBin")
+    page.page.keyboard.press(" ")
+    page.until(f"lastBin > {at + 5}")
+    assert whole(bins(page))
+
+
 def test_back_to_live(host, open_page):
     page = opened(host, open_page)
     paused(page)

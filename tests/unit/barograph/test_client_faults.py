@@ -61,7 +61,7 @@ def test_a_gateway_that_restarts_costs_no_row_even_if_it_does_not_know_its_tapes
                     await asyncio.sleep(0.3)
                     port = int(url.split("/")[2].split(":")[1])
                     await stack.enter_async_context(gateway(port, LateFeeder, history=feeder.sent + 5))
-                if len(frames) > 20 and frame.number > 5:
+                if len(frames) > 20 and subscription.resumed and frame.number > 5:
                     return bins_of(frames), subscription.resumed
 
     bins, resumed = run(main())
@@ -392,6 +392,112 @@ def test_a_gateway_that_wants_a_token_asks_for_one():
                 await barograph.connect(url).__aenter__()
             with pytest.raises(barograph.GatewayError, match="does not accept the token; give another"):
                 await barograph.connect(url, token="a").__aenter__()
+
+    run(main(), 20)
+
+
+@pytest.mark.parametrize("status", [200, 403, 404])
+def test_an_address_of_something_else_does_not_ask_for_a_token(status):
+    def deny(connection, _request):
+        return connection.respond(status, "no\n")
+
+    async def main():
+        async with serve(lambda _: None, "127.0.0.1", 0, process_request=deny) as server:
+            url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/stream"
+            with pytest.raises(barograph.GatewayError, match="is no stream of a gateway") as refused:
+                await barograph.connect(url).__aenter__()
+            assert refused.value.code == "address"
+
+    run(main(), 20)
+
+
+def test_a_gateway_that_refuses_before_its_hello_is_not_asked_again():
+    async def talk(socket):
+        await socket.close(1008, "there is no such serving version or alias")
+
+    async def main():
+        async with other_server(talk) as url:
+            with pytest.raises(barograph.GatewayError, match="no such serving version") as refused:
+                await barograph.connect(url).__aenter__()
+            assert refused.value.code == "policy"
+
+    run(main(), 20)
+
+
+def test_a_port_that_is_none_is_an_input_error():
+    async def main():
+        with pytest.raises(InputError, match="is no address of a gateway"):
+            await barograph.connect("ws://127.0.0.1:99999/v1/stream").__aenter__()
+
+    run(main(), 20)
+
+
+async def rows_in(frames, seconds):
+    """How many rows come within some time, of a pass that goes on afterwards."""
+    count = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while True:
+                count += (await anext(frames)).to_arrow().num_rows
+    return count
+
+
+@pytest.mark.parametrize("who", ["first", "second"])
+def test_a_shared_clock_stands_still_again_whoever_paused_it(who):
+    async def main():
+        async with (
+            gateway(period_s=0.02) as (url, _, _),
+            relay(url) as (address, connections),
+            barograph.connect(address) as client,
+        ):
+            pair = [client.subscribe(stream, **WHAT, clock="c") for stream in ("bins", "grid")]
+            passes = [aiter(s) for s in pair]
+            for frames in passes:
+                await anext(frames)
+            await pair[who == "second"].pause()
+            await asyncio.gather(*(rows_in(f, 0.5) for f in passes))
+            cut(connections)
+            still = await asyncio.gather(*(rows_in(f, 1.5) for f in passes))
+            assert [s.resumed for s in pair] == [1, 1]
+            await pair[who == "first"].resume()  # by the other one
+            gone = await asyncio.gather(*(rows_in(f, 1.0) for f in passes))
+            cut(connections)
+            again = await asyncio.gather(*(rows_in(f, 1.5) for f in passes))
+            return still, gone, again
+
+    still, gone, again = run(main(), 30)
+    assert still == [0, 0]
+    assert min(gone) > 0
+    assert min(again) > 0
+
+
+def test_a_pause_said_before_the_first_frame_holds_on_a_clock_that_goes():
+    async def main():
+        async with gateway(period_s=0.02) as (url, _, _), barograph.connect(url) as client:
+            one, two = (client.subscribe(stream, **WHAT, clock="c") for stream in ("bins", "grid"))
+            goes = aiter(one)
+            await anext(goes)
+            await two.pause()
+            came = await rows_in(aiter(two), 0.7)
+            await rows_in(goes, 0.3)
+            return came, await rows_in(goes, 0.5)
+
+    came, later = run(main(), 20)
+    assert came <= 2, "what was under way"
+    assert later == 0
+
+
+def test_a_pass_that_the_garbage_collector_ends_in_the_loops_thread_blocks_nothing():
+    async def main():
+        async with gateway() as (url, _, _):
+            await asyncio.to_thread(cells, url)
+
+    def cells(url):
+        with barograph.sync.connect(url) as client:
+            left = iter(client.subscribe("bins", **WHAT))
+            next(left)
+            client._loop.call_soon_threadsafe(left.close)  # as a collection that happens there would
+            assert next(iter(client.subscribe("bins", **WHAT))).to_arrow().num_rows
 
     run(main(), 20)
 

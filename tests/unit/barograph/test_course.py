@@ -139,6 +139,21 @@ def test_pace_is_said_again_and_ends_with_live():
     assert "paused" not in plain
 
 
+def test_what_paces_one_on_a_clock_paces_the_others():
+    one, other = begun(clock="c"), begun(clock="c")
+    other.share(one)
+    other.pace("pause")
+    one.pace("speed", factor=2)
+    for course in (one, other):
+        assert [m["op"] for m in course.begin(6)] == ["subscribe", "pause", "speed"]
+    one.pace("resume")
+    assert [m["op"] for m in other.begin(7)] == ["subscribe", "pause", "speed", "resume"]
+    other.part()
+    other.seek("live")
+    assert [m["op"] for m in other.begin(8)] == ["subscribe"]
+    assert [m["op"] for m in one.begin(8)] == ["subscribe", "pause", "speed", "resume"]
+
+
 def test_other_columns_or_another_tape_are_an_error():
     course = begun()
     course.take(schema())

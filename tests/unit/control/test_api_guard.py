@@ -119,7 +119,8 @@ def test_every_route_is_open_to_those_it_is_meant_for_and_to_no_others(world):
 def test_the_console_is_open_and_what_is_not_there_is_said(world):
     assert world.ask("GET", "/").status_code == 200
     assert world.ask("HEAD", "/style.css").status_code == 200
-    assert world.ask("GET", "/nothing").status_code == 404
+    nothing = world.ask("GET", "/nothing")
+    assert (nothing.status_code, nothing.json()["error"]["remedy"]) == (404, "see /v1/openapi.json")
     for method, path in (("POST", "/"), ("PUT", "/v1/tapes"), ("DELETE", "/style.css"), ("OPTIONS", "/v1/sql")):
         answer = world.ask(method, path, Role.ADMIN)
         assert (answer.status_code, code(answer)) == (405, "wrong_method")

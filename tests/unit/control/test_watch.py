@@ -154,6 +154,7 @@ def test_watch_draws_the_ladder_where_there_is_no_terminal(tmp_path):
         assert done.exit_code == 0, done.output
         assert "GLBX.MDP3:ESH4" in done.stdout
         assert "pressure above" in done.stdout
+        assert max(map(len, done.stdout.splitlines())) == watch.SCREEN_CELLS
         missing = CliRunner().invoke(app, ["watch", "--url", url, "--tape", "none", "--data", str(tmp_path)])
     assert isinstance(missing.exception, InputError)
 

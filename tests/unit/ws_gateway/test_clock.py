@@ -26,7 +26,7 @@ def test_a_pace_counts_from_the_first_row():
 
 def test_a_pace_taken_up_on_the_way_goes_on_from_the_newest_row_shown():
     clock = ReplayClock()
-    clock.shown(50 * S, 50 * S)
+    clock.shown(50 * S)
     clock.set_speed(2, 7 * S)
     assert clock.limit_ns(8 * S) == 52 * S
     clock.set_speed(0.5, 8 * S)

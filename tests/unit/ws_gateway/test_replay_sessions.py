@@ -346,6 +346,63 @@ def test_who_is_moved_by_a_seek_to_a_cursor_begins_where_the_first_row_does(past
     assert times == [t for t in known if t >= 21 * CELL_NS]
 
 
+def two_on_a_clock(past):
+    """A session with the grid under 1 and trades under 2, on one clock, and a live bin and trade of each second."""
+    for seq in range(200):
+        past.publish()
+        past.publish_trades(seq)
+    session = past.session(peer="me")
+    past.drain(session)
+    past.subscribe(session, 1, clock="c", fields=FIELDS)
+    past.subscribe(session, 2, clock="c", stream="trades", fields=["ts_ns"])
+    return session
+
+
+def of(number, seen):
+    return [m for m in seen if isinstance(m, tuple) and m[0]["id"] == number]
+
+
+def test_who_waits_for_a_seek_stays_when_whoever_sought_leaves(past):
+    session = two_on_a_clock(past)
+    session.receive(json.dumps({"op": "seek", "id": 1, "to": cursor(20)}), past.now)
+    session.receive(json.dumps({"op": "unsubscribe", "id": 1}), past.now)
+    past.drain(session)
+    past.publish()
+    past.publish_trades(200)
+    times = rows_of([_schema(past, TRADES), *of(2, past.drain(session))], "ts_ns")
+    assert times == past.archive.blocks[TRADES][-1].times.tolist(), "what is live comes again, and nothing else"
+
+
+def test_only_whoever_sought_says_where_it_leads(past):
+    """Somebody who comes on the clock meanwhile, and shows rows at once, leads nobody."""
+    session = two_on_a_clock(past)
+    session.receive(json.dumps({"op": "seek", "id": 1, "to": cursor(20)}), past.now)
+    other = past.session(peer="me")
+    past.drain(other)
+    past.subscribe(other, 3, clock="c", fields=FIELDS)
+    times = rows_of([_schema(past, TRADES), *of(2, past.drain(session))], "ts_ns")
+    assert times[0] == next(t for b in past.archive.blocks[TRADES] for t in b.times.tolist() if t >= 21 * CELL_NS)
+
+
+def test_a_seek_by_a_stream_without_bins_moves_others_while_all_stand_still(past):
+    session = two_on_a_clock(past)
+    past.say(session, op="pause", id=1)
+    past.say(session, op="seek", id=2, to=cursor(20).replace("/grid/", "/trades/"))
+    seen = past.say(session, op="step", id=1, bins=2)
+    at = int(past.archive.blocks[TRADES][21].times[0])
+    first = at // CELL_NS  # the bin that has it
+    assert rows_of([_schema(past, BINS), *of(1, seen)]) == [first, first + 1]
+
+
+def test_a_seek_behind_the_end_of_a_tape_ends_all_on_the_clock(past):
+    session = two_on_a_clock(past)
+    for name in (BINS, TRADES):
+        past.hub.hear(name, past.ns, end=True)
+    past.drain(session)
+    seen = past.say(session, op="seek", id=1, to=cursor(199))
+    assert [m[0]["kind"] for m in of(2, seen)][-1] == Kind.END
+
+
 def test_clocks_of_different_users_have_nothing_to_do_with_each_other(past):
     past.publish(30)
     a, b = past.session(peer="me"), past.session(peer="you")
