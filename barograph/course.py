@@ -250,6 +250,8 @@ class Course:
             self._go(self._seeks.pop(0))
         elif not self._open:
             self.resumed += not self._fresh
+        elif "from" in message:
+            self._go(message["from"])  # somebody on the same clock went elsewhere
         self._open = True
         self._name(message["cursor"])
         self._began = self._began or message["cursor"]

@@ -121,7 +121,7 @@ SERVER_MESSAGES: Final[dict[str, Said]] = {
     "subscribed": Said(
         "what was agreed; the schema and the rows follow",
         {
-            "id": _id(), "cursor": _TEXT, "tape": _TEXT, "line": _TEXT, "tape_id": _TEXT,
+            "id": _id(), "from": _TEXT, "cursor": _TEXT, "tape": _TEXT, "line": _TEXT, "tape_id": _TEXT,
             "paused": {"type": "boolean"}, "runtime_config": _OBJECT, "fields": {"type": "array", "items": _FIELD},
         },
     ),

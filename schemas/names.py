@@ -19,7 +19,7 @@ RESERVED: Final = frozenset({"ref", "ops"})
 """First words of topics that belong to no tape; a tape of that name could collide with them."""
 
 _NAME = re.compile(rf"[a-z0-9-]{{1,{TAPE_CHARS_MAX}}}")
-_CURSOR = re.compile(r"(?P<tape>[^/]+)/(?P<line>[^/]+)/(?P<stream>[^/]+)/(?P<ins>[^/]+)/(?P<at>\d+\.\d+\.\d+)")
+_CURSOR = re.compile(r"(?P<tape>[^/]+)/(?P<line>[^/]+)/(?P<stream>[^/]+)/(?P<ins>[^/]+)/(?P<at>[0-9]+\.[0-9]+\.[0-9]+)")
 
 
 def is_name(text: str) -> bool:

@@ -59,6 +59,10 @@ class Start:
     cursor: Cursor | None = None
     value: int = 0
 
+    def __str__(self) -> str:
+        """As clients write it."""
+        return {"live": "live", "cursor": str(self.cursor), "bin": f"bin/{self.value}"}.get(self.kind, f"@{self.value}")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -228,8 +232,8 @@ def _flag(message: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-_BIN = re.compile(r"bin/(\d{1,18})")
-_TIME = re.compile(r"@(\d{1,19})")
+_BIN = re.compile(r"bin/([0-9]{1,18})")
+_TIME = re.compile(r"@([0-9]{1,19})")
 
 
 def parse_start(message: Mapping[str, Any], key: str, default: str = "") -> Start:

@@ -178,6 +178,7 @@ class Subscription:
         names = (c.name for c in layout.columns()) if layout else request.fields
         known = {**self._stream.fields, **{c.name: c for c in CURSOR}}
         return {
+            "from": str(self._start),
             "cursor": self._cursor_now(),
             "tape": request.tape,
             "line": request.line,

@@ -317,7 +317,7 @@ function onClosed(delay, event) {
 function status() {
   if (login.needed) return ["locked", "Key needed"];
   if (!state.connected) return state.lost || state.retryAt ? ["lost", "Disconnected"] : ["connecting", "Connecting"];
-  if (!state.instrument || state.refused || !history.count) return ["waiting", "Waiting for data"];
+  if (!state.instrument || state.refused || (!history.count && !transport.paused)) return ["waiting", "Waiting for data"];
   if (state.staleMs && transport.paused) return ["stale", `Paused, stale ${milliseconds(state.staleMs)}`];
   if (transport.paused) return ["paused", "Paused"];
   if (state.ended) return ["ended", "Tape ended"];

@@ -154,6 +154,14 @@ def test_what_paces_one_on_a_clock_paces_the_others():
     assert [m["op"] for m in one.begin(8)] == ["subscribe", "pause", "speed", "resume"]
 
 
+def test_who_is_moved_by_another_one_on_the_clock_begins_again_there():
+    course = begun()
+    course.take(schema())
+    course.take(rows(1, (8, 0, 0)))
+    course.told({**AGREED, "cursor": "", "from": "@77"})
+    assert course.begin(6)[0]["from"] == "@77"
+
+
 def test_other_columns_or_another_tape_are_an_error():
     course = begun()
     course.take(schema())

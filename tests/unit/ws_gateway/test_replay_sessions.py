@@ -325,7 +325,7 @@ def test_subscriptions_on_one_clock_show_the_same_event_time(past):
     assert times
     assert times[-1] <= (bins[-1] + 1) * CELL_NS
     assert (bins[-1] + 1) * CELL_NS - times[-1] <= 2 * CELL_NS
-    assert told(seen_b, "subscribed"), "who was moved is told"
+    assert [m["from"] for m in told(seen_b, "subscribed")] == [f"@{21 * CELL_NS}"], "who was moved is told"
 
 
 @pytest.mark.parametrize("first", ["trades", "grid"])
