@@ -21,10 +21,10 @@ from ws_gateway.protocol import CLIENT_OPS, MESSAGES_BURST, OUTBOX_MAX, Session
 
 WORDS = [
     *sorted(CLIENT_OPS), "op", "id", "stream", "tape", "line", "instrument", "fields", "radius", "dtype",
-    "max_rate_hz", "policy", "from", "clock", "digest", "to", "bins", "factor", "token", "grid", "trades", "t1", "main",
-    "GLBX.MDP3:ESH4", "live", "bin/3", "bin/99999999999999999999", "@5", "@-1", "t1/main/grid/GLBX.MDP3%3AESH4/1.0.0",
-    "t1/main/grid/%ff/1.0.0", "conflate", "lossless", "f32", "f64", "max", "bin_seq", "rest_depth", "",
-    "é", "\u0000", "\ud800",
+    "max_rate_hz", "policy", "from", "clock", "paused", "digest", "to", "bins", "factor", "token", "grid", "trades",
+    "t1", "main", "GLBX.MDP3:ESH4", "live", "bin/3", "bin/99999999999999999999", "@5", "@-1",
+    "t1/main/grid/GLBX.MDP3%3AESH4/1.0.0", "t1/main/grid/%ff/1.0.0", "conflate", "lossless", "f32", "f64", "max",
+    "bin_seq", "rest_depth", "", "é", "\u0000", "\ud800",
 ]  # fmt: skip
 NUMBERS = [
     "0",

@@ -26,10 +26,10 @@ from ws_gateway.frames import HEADER, Kind
 BUFFER: Final = memoryview(bytearray(1 << 20))
 
 SMALL_BUFFER_BYTES: Final = 32 << 10
-"""Receive buffer of those who read little: otherwise the kernel would read on for them."""
+"""Receive buffer of those who do not read all: otherwise the kernel would read on for them."""
 
 KINDS: Final = ("healthy", "lame", "slow", "dead")
-"""Those that read all that comes, a third of it, 1 kB/s, nothing."""
+"""Those that read all that comes, half of it, 1 kB/s, nothing."""
 
 SLOW_BYTES_S: Final = 1_000
 
@@ -67,7 +67,7 @@ class Member(Flow):
         self.faults = self.left_out = 0
         self.late_ns: list[int] = []
         self._number = self._bin = -1
-        if kind in ("slow", "dead"):
+        if kind != "healthy":
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)
         self.sock.settimeout(30)
         self.sock.connect(("127.0.0.1", place.port))
@@ -181,7 +181,7 @@ class Crowd:
                 self._again(key.data)
 
     def _trickle(self, elapsed_s: float) -> None:
-        for kind, bytes_s in (("lame", self._place.bytes_s / 3), ("slow", SLOW_BYTES_S)):
+        for kind, bytes_s in (("lame", self._place.bytes_s / 2), ("slow", SLOW_BYTES_S)):
             for member in list(self._members[kind]):
                 if member.was_cut or not member.read(max(1, int(bytes_s * elapsed_s))):
                     self._again(member)

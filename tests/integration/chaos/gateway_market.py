@@ -15,10 +15,16 @@ import time
 from dataclasses import asdict
 from typing import Any, Final
 
+import numpy as np
+
 from control.bench.gateway_bench import INSTRUMENT, NAME, TAPE, Feed, blocks_of, layout_of, rss_bytes
+from schemas import bins
+from schemas.columns import row_dtype
 from tests.integration.chaos.gateway_crowd import Place
 from ws_gateway import metrics
 from ws_gateway.frames import Block, Encoder, Layout, Piece
+from ws_gateway.packed import pack
+from ws_gateway.rings import RING_BYTES_MAX
 from ws_gateway.server import Gateway
 
 FIELDS: Final = ("bin_seq", "ts_end_ns")
@@ -38,7 +44,7 @@ class Market:
         self._gateway, self._rate_hz = Gateway(Feed()), rate_hz
         made = layout_of(frame_bytes)
         self._layout = Layout("grid", (*FIELDS, *made.fields), made.radius, "f32")
-        self._block = blocks_of(1, made.radius)[0]
+        self._block, self._row = blocks_of(1, made.radius)[0], row_dtype(bins.columns(made.radius))
         self._seq = 0
         self._most_bytes, self._full_s = 0, 0.0
 
@@ -56,11 +62,14 @@ class Market:
         return Encoder(self._layout).frame([Piece(block, 0, 1)]).payload.index(MARK.to_bytes(8, "little"))
 
     async def run(self) -> None:
-        """Serve until standard input ends."""
+        """Serve until standard input ends, with rings as full as they ever are."""
         loop, stop, asked = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         port: asyncio.Future[int] = loop.create_future()
         served = asyncio.create_task(self._gateway.run("127.0.0.1", 0, stop, port.set_result))
-        _say(asdict(self.place(await port)))
+        place = self.place(await port)
+        while self._gateway.hub.budget.held_bytes + self._block.nbytes <= RING_BYTES_MAX:
+            self._publish()
+        _say(asdict(place))
         threading.Thread(target=_listen, args=(loop, asked, stop), daemon=True).start()
         due_s = look_s = time.monotonic()
         while not stop.is_set():
@@ -78,10 +87,9 @@ class Market:
         await served
 
     def _publish(self) -> None:
-        now_ns, table = time.time_ns(), dict(self._block.table)
-        table["bin_seq"] = table["bin_seq"] * 0 + self._seq
-        table["ts_end_ns"] = table["ts_end_ns"] * 0 + now_ns
-        block = Block(self._seq, 0, table, self._block.nbytes, now_ns, now_ns, "market", "ts_end_ns")
+        now_ns, own = time.time_ns(), np.ones(1, "<i8")
+        table = pack({**self._block.table, "bin_seq": own * self._seq, "ts_end_ns": own * now_ns}, self._row)
+        block = Block(self._seq, 0, table, table.nbytes, now_ns, now_ns, "market", "ts_end_ns")
         self._gateway.hub.publish(NAME, block, time.monotonic_ns())
         self._seq += 1
 

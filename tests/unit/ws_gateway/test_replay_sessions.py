@@ -679,3 +679,129 @@ class Client(RuleBasedStateMachine):
 
 TestClient = Client.TestCase
 TestClient.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+class SharedClock(RuleBasedStateMachine):
+    """Grid and trades of two sockets on one clock: whoever does what, each gets every row behind where he was told."""
+
+    @initialize(cohorts=st.booleans())
+    def begin(self, cohorts):
+        self.world = Past(ring_bytes_max=20_000, cohorts=cohorts)
+        self.sessions = [self.world.session(peer="me") for _ in range(2)]
+        self.readers = {}  # (session, id) → its stream, the row it must get next, and its Arrow schema
+        self.ids = 0
+        self.market(60)
+
+    @rule(count=st.integers(1, 30))
+    def market(self, count):
+        for _ in range(count):
+            seq = self.world.seq
+            self.world.publish()
+            self.world.publish_trades(seq)
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 1.5]))
+    def time(self, seconds):
+        self.world.wait(seconds)
+
+    @rule(who=st.integers(0, 1), most=st.integers(1, 20))
+    def read(self, who, most):
+        self.take(who, World.drain(self.world, self.sessions[who], most))
+
+    @rule(most=st.integers(0, 3))
+    def workers(self, most):
+        self.world.archive.serve(self.world.ns, most)
+
+    @precondition(lambda self: len(self.readers) < 4)
+    @rule(
+        who=st.integers(0, 1), stream=st.sampled_from(["grid", "trades"]), back=st.integers(0, 80),
+        start=st.sampled_from(["live", "cursor", "time"]), paused=st.booleans(),
+    )  # fmt: skip
+    def come(self, who, stream, back, start, paused):
+        self.ids += 1
+        first = max(1, self.world.seq - back)
+        place = {"live": "live", "cursor": cursor(first, stream=stream), "time": f"@{first * CELL_NS}"}[start]
+        fields = FIELDS if stream == "grid" else ["ts_ns", "sz"]
+        self.readers[who, self.ids] = [stream, None, b""]
+        asked = {"stream": stream, "tape": TAPE, "instrument": INSTRUMENT, "fields": fields, "from": place}
+        self.send(who, op="subscribe", id=self.ids, clock="c", policy="lossless", paused=paused, **asked)
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data())
+    def go(self, data):
+        who, number = data.draw(st.sampled_from(sorted(self.readers)))
+        self.take(who, World.drain(self.world, self.sessions[who], 1000))
+        self.send(who, op="unsubscribe", id=number)
+        del self.readers[who, number]
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data(), op=st.sampled_from(["pause", "resume", "step", "speed"]), factor=st.sampled_from(["max", 5]))
+    def stand(self, data, op, factor):
+        who, number = data.draw(st.sampled_from(sorted(self.readers)))
+        self.send(who, op=op, id=number, **({"factor": factor} if op == "speed" else {}))
+
+    @precondition(lambda self: self.readers)
+    @rule(data=st.data(), back=st.integers(0, 80), how=st.sampled_from(["cursor", "bin", "time", "live"]))
+    def seek(self, data, back, how):
+        who, number = data.draw(st.sampled_from(sorted(self.readers)))
+        first = max(1, self.world.seq - back)
+        stream = self.readers[who, number][0]
+        at = {
+            "cursor": cursor(first, stream=stream),
+            "bin": f"bin/{first}",
+            "time": f"@{first * CELL_NS}",
+            "live": "live",
+        }
+        self.send(who, op="seek", id=number, to=at[how])
+
+    def send(self, who, **message):
+        self.sessions[who].receive(json.dumps(message), self.world.now)
+        self.world.wait(0.05)
+
+    def take(self, who, messages):
+        for message in messages:
+            if isinstance(message, dict):
+                assert message["op"] != "gap"
+                reader = self.readers.get((who, message.get("id")))
+                if message["op"] == "subscribed" and reader is not None:
+                    reader[1] = self.due(reader[0], message["from"])
+                continue
+            head, payload = message
+            reader = self.readers[who, head["id"]]
+            if head["kind"] == Kind.SCHEMA:
+                reader[2] = payload
+                continue
+            column = "bin_seq" if reader[0] == "grid" else "sz"
+            got = pa.ipc.open_stream(reader[2] + payload).read_all()[column].to_pylist()
+            assert got == list(range(got[0], got[0] + len(got)))
+            assert reader[1] in (None, got[0])
+            reader[1] = got[-1] + 1
+
+    @staticmethod
+    def due(stream, place):
+        """The row that comes first from a place; None: the newest, whichever that is."""
+        if place == "live":
+            return None
+        if place.startswith("@"):
+            return -(-int(place[1:]) // CELL_NS) if stream == "trades" else int(place[1:]) // CELL_NS
+        return int(place[4:]) if place.startswith("bin/") else int(place.split("/")[-1].split(".")[0]) + 1
+
+    def teardown(self):
+        if not getattr(self, "readers", None):
+            return
+        for _ in range(60):  # what was sought is found first: who leads may wait for the workers
+            for who in (0, 1):
+                self.take(who, self.world.drain(self.sessions[who]))
+        who, number = next(iter(self.readers))
+        self.send(who, op="resume", id=number)
+        self.send(who, op="speed", id=number, factor="max")
+        self.market(1)
+        for _ in range(200):
+            self.world.wait(0.3)
+            for each in (0, 1):
+                self.take(each, self.world.drain(self.sessions[each]))
+        assert all(session.closing is None for session in self.sessions)
+        assert {key: due for key, (_, due, _) in self.readers.items()} == dict.fromkeys(self.readers, self.world.seq)
+
+
+TestSharedClock = SharedClock.TestCase
+TestSharedClock.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
