@@ -162,6 +162,12 @@ class ArrowRows:
         """A table as a whole Arrow IPC stream of one batch; the same bytes as Arrow's own stream writer gives."""
         return b"".join((self._head, *self._pieces(table), _END_OF_STREAM))
 
+    def places(self, table: Table) -> tuple[bytes, list[int]]:
+        """A table's message, and where in it the values of each column begin."""
+        pieces = self._pieces(table)
+        sizes = [memoryview(piece).nbytes for piece in pieces]
+        return b"".join(pieces), [sum(sizes[:i]) for i in range(1, len(sizes), 2)]
+
     def _arrays(self, table: Table) -> list[np.ndarray]:
         return [np.ascontiguousarray(table[name], dtype) for name, dtype in self._columns]
 

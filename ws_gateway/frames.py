@@ -24,6 +24,7 @@ import pyarrow as pa
 from schemas import bins
 from schemas.columns import ArrowRows, Column, Table, concat_tables, table_rows
 from ws_gateway.catalogue import CURSOR, GRID, GRID_ALWAYS, SCALARS, TEXT, VECTORS, stream
+from ws_gateway.onerow import OneRow
 from ws_gateway.packed import Packed
 
 Place = tuple[int, int]
@@ -229,7 +230,7 @@ def select(piece: Piece, layout: Layout, columns: Sequence[Column]) -> dict[str,
         if name in out:
             continue
         try:
-            values = _sum(block.table, name) if name in _SUMS else block.table[name]
+            values = np.add(*(block.table[n] for n in _SUMS[name])) if name in _SUMS else block.table[name]
         except KeyError:
             raise SchemaChangedError(f"rows have no column {name} any more") from None
         values = values if whole else values[start:stop]
@@ -237,11 +238,8 @@ def select(piece: Piece, layout: Layout, columns: Sequence[Column]) -> dict[str,
     return out
 
 
-_SUMS: Final = frozenset(bins.REST_VECTORS)
-
-
-def _sum(table: Table, name: str) -> np.ndarray:
-    return np.add(table[name.replace("rest", "bid")], table[name.replace("rest", "ask")])
+_SUMS: Final = {name: (name.replace("rest", "bid"), name.replace("rest", "ask")) for name in bins.REST_VECTORS}
+"""Vectors that no topic has, and the two of which each is the sum."""
 
 
 def _repeated(value: int, rows: int, dtype: str) -> np.ndarray:
@@ -312,6 +310,7 @@ class Encoder:
         self.rows_max = max(1, min(ROWS_MAX, BATCH_BYTES_MAX // self.row_bytes))
         text = any(c.dtype == TEXT for c in self.columns)
         self._arrow = (_TextRows if text else ArrowRows)(self.columns, self._metadata())
+        self._one: OneRow | None = None
         self.schema: pa.Schema = self._arrow.schema
         self.schema_frame = Frame(self.schema.serialize().to_pybytes())
         self.encoded = 0
@@ -333,11 +332,27 @@ class Encoder:
         cached = self._cache.get(key)
         if cached is not None:
             return cached
-        tables = [select(piece, self.layout, self.columns) for piece in pieces]
-        made = Frame(self._arrow.message(concat_tables(tables, self.columns)))
+        made = Frame(self._single(first.block) if first.block.rows == rows == 1 else self._joined(pieces))
         self.encoded += 1
         self._cache[key] = made
         self._cache_bytes += len(made.payload)
         while self._cache_bytes > CACHE_BYTES_MAX and len(self._cache) > 1:
             self._cache_bytes -= len(self._cache.popitem(last=False)[1].payload)
         return made
+
+    def _joined(self, pieces: Sequence[Piece]) -> bytes:
+        tables = [select(piece, self.layout, self.columns) for piece in pieces]
+        return self._arrow.message(concat_tables(tables, self.columns))
+
+    def _single(self, block: Block) -> bytes:
+        """The message of a block of one row: the short way, where it is packed."""
+        table = block.table
+        if not isinstance(table, Packed) or not isinstance(self._arrow, ArrowRows):
+            return self._joined([Piece(block, 0, 1)])
+        row = table.array.dtype
+        if self._one is None or self._one.row is not row:
+            try:
+                self._one = OneRow(row, self.columns, self._arrow, _SUMS)
+            except (KeyError, ValueError):
+                return self._joined([Piece(block, 0, 1)])  # which says what is wrong
+        return self._one.message(table.array, block.seq, block.part)

@@ -24,29 +24,30 @@ class Packed(Mapping[str, np.ndarray]):
         rows: structured array, one field a column, vectors as subarrays.
 
     Attributes:
+        array: the rows.
         rows: how many.
         nbytes: memory that it holds.
     """
 
-    __slots__ = ("_rows", "nbytes", "rows")
+    __slots__ = ("array", "nbytes", "rows")
 
     def __init__(self, rows: np.ndarray) -> None:
         rows.flags.writeable = False
-        self._rows, self.rows = rows, len(rows)
+        self.array, self.rows = rows, len(rows)
         self.nbytes = BLOCK_BYTES + rows.nbytes
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
-            column: np.ndarray = self._rows[name]
+            column: np.ndarray = self.array[name]
         except ValueError:
             raise KeyError(name) from None
         return column
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows.dtype.names or ())
+        return iter(self.array.dtype.names or ())
 
     def __len__(self) -> int:
-        return len(self._rows.dtype.names or ())
+        return len(self.array.dtype.names or ())
 
 
 def pack(table: Table, row: np.dtype) -> Packed:

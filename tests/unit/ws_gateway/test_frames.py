@@ -3,18 +3,25 @@ import struct
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from schemas.bins import columns as columns_of_bins
+from schemas.columns import empty_table, row_dtype
 from ws_gateway.catalogue import stream
 from ws_gateway.frames import (
     CACHE_BYTES_MAX,
     END_OF_STREAM,
+    Block,
     Encoder,
     Flag,
     Kind,
     Layout,
     Piece,
+    SchemaChangedError,
     pack_header,
 )
+from ws_gateway.packed import pack
 
 
 def grid(fields=None, radius=5, dtype="f32"):
@@ -64,6 +71,36 @@ def test_rows_carry_their_cursor(blocks):
     assert batch["seq"].to_pylist() == [9, 9]
     assert batch["part"].to_pylist() == [2, 2]
     assert batch["row"].to_pylist() == [1, 2]
+
+
+@given(data=st.data())
+@settings(deadline=None)
+def test_a_single_packed_row_gives_the_bytes_that_arrow_writes(data):
+    """Whatever is asked for, and at each radius up to the line's; a wider one is refused as ever."""
+    name = data.draw(st.sampled_from(["grid", "bins", "trades", "bars"]))
+    line_radius, radius = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 7))
+    fields = tuple(data.draw(st.lists(st.sampled_from(sorted(stream(name).fields)), min_size=1, unique=True)))
+    layout = Layout(name, fields, radius if name == "grid" else 0, data.draw(st.sampled_from(["f32", "f64"])))
+    columns = stream(name).columns or columns_of_bins(line_radius)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    table = {
+        n: rng.standard_normal(a.shape).astype(a.dtype)
+        if a.dtype.kind == "f"
+        else rng.integers(0, 99, a.shape, a.dtype)
+        for n, a in empty_table(columns, 1).items()
+    }
+    seq, part = data.draw(st.integers(0, 2**62)), data.draw(st.integers(0, 2**30))
+    plain, packed = (
+        Block(seq, part, t, 0, -1, 0, "r", stream(name).time) for t in (table, pack(table, row_dtype(columns)))
+    )
+    if name == "grid" and radius > line_radius:
+        with pytest.raises(SchemaChangedError):
+            Encoder(layout).frame([Piece(packed, 0, 1)])
+        return
+    encoder = Encoder(layout)
+    made = encoder.frame([Piece(packed, 0, 1)]).payload
+    assert encoder._one is not None
+    assert made == Encoder(layout).frame([Piece(plain, 0, 1)]).payload
 
 
 def test_units_travel_in_the_schema():
