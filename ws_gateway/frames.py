@@ -347,12 +347,13 @@ class Encoder:
     def _single(self, block: Block) -> bytes:
         """The message of a block of one row: the short way, where it is packed."""
         table = block.table
-        if not isinstance(table, Packed) or not isinstance(self._arrow, ArrowRows):
+        arrow = self._arrow
+        if not isinstance(table, Packed) or not isinstance(arrow, ArrowRows):
             return self._joined([Piece(block, 0, 1)])
         row = table.array.dtype
         if self._one is None or self._one.row is not row:
             try:
-                self._one = OneRow(row, self.columns, self._arrow, _SUMS)
+                self._one = OneRow(row, self.columns, arrow, _SUMS)
             except (KeyError, ValueError):
                 return self._joined([Piece(block, 0, 1)])  # which says what is wrong
         return self._one.message(table.array, block.seq, block.part)

@@ -274,13 +274,13 @@ def frame_encode(session: Session) -> list[Row]:
     with _wide_stream() as name:
         columns = streams.DECLARED[name].columns
         encoder = Encoder(Layout(name, tuple(c.name for c in columns), 0, "f32"))
-        rng = np.random.default_rng(3)
+        rng, row = np.random.default_rng(3), row_dtype(columns)
         blocks = []
         for seq in range(count):
             table = empty_table(columns, 1)
             for n in range(LISTS):
                 table[f"v{n}"][0] = rng.random(WIDE, "f4")
-            blocks.append(Block(seq, 0, table, 0))
+            blocks.append(Block(seq, 0, pack(table, row), 0))
 
         def ours() -> float:
             encoder._cache.clear()

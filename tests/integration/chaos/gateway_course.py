@@ -366,8 +366,9 @@ def page(made: dict[str, Any]) -> str:
         first, last = s["rss_mb_first_and_last_quarter"]
         lines += [
             "",
-            f"Slow readers: {sum(s['clients'].values()):,} clients from processes of their own ({_told(s['clients'])}), "
-            f"{s['rate_hz']:g} rows/s of {s['frame_bytes']:,} bytes. p99 from publication to reading, healthy clients:",
+            f"Slow readers: {sum(s['clients'].values()):,} clients from processes of their own "
+            f"({_told(s['clients'])}), {s['rate_hz']:g} rows/s of {s['frame_bytes']:,} bytes. p99 from publication to "
+            "reading, healthy clients:",
             "",
             "| | " + " | ".join(f"pair {n}" for n in range(1, 1 + len(s["p99_ms_alone"]))) + " |",
             "|---|" + "---|" * len(s["p99_ms_alone"]),
