@@ -352,6 +352,8 @@ class Encoder:
             return self._joined([Piece(block, 0, 1)])
         row = table.array.dtype
         if self._one is None or self._one.row is not row:
+            if block.radius < self.layout.radius:
+                return self._joined([Piece(block, 0, 1)])  # which says so, also where no vector is asked for
             try:
                 self._one = OneRow(row, self.columns, arrow, _SUMS)
             except (KeyError, ValueError):
