@@ -14,7 +14,7 @@ from schemas.message import Message
 from ws_gateway import catalogue
 from ws_gateway.catalogue import TEXT, Stream
 from ws_gateway.frames import Block
-from ws_gateway.packed import pack
+from ws_gateway.packed import ARRAY_BYTES, BLOCK_BYTES, pack
 
 UNREADABLE: tuple[type[Exception], ...] = (ValueError, KeyError, OSError)
 """What `block_of` raises over bytes that are not what their headers say."""
@@ -65,4 +65,5 @@ def _record_of(message: Message, stream: Stream) -> Block:
             table = {
                 c.name: np.array([record[c.name]], object if c.dtype == TEXT else c.numpy_dtype) for c in stream.columns
             }
-    return Block(message.offset, 0, table, len(message.value), envelope.arrived, envelope.t, "", stream.time)
+    nbytes = BLOCK_BYTES + len(message.value) + ARRAY_BYTES * len(table)
+    return Block(message.offset, 0, table, nbytes, envelope.arrived, envelope.t, "", stream.time)

@@ -1,4 +1,4 @@
-"""One packed row to an Arrow message in one copy.
+"""One packed row to an Arrow message in one call.
 
 What is live goes out row by row. The message of a single row is the same each time but for the values, so it is written
 once as a template, and NumPy copies the fields of a packed row to where Arrow has them, converting on the way: one call
@@ -23,7 +23,7 @@ _PLACE: Final = {"seq": struct.Struct("<q"), "part": struct.Struct("<i"), "row":
 
 
 class OneRow:
-    """How rows of one dtype become messages of one layout.
+    """How rows of one dtype become messages of one layout; for one thread, since the template is filled in place.
 
     Args:
         row: dtype of the packed rows.
@@ -55,7 +55,6 @@ class OneRow:
             for c in columns
             if c.name in sums
         ]
-
         plain = not self._sums and all(self._source[n] == self._target.dtype[n] for n in self._source.names or ())
         self._between = self._cut(template, {name: place for name, (_, place) in at.items()}) if plain else []
 
@@ -75,7 +74,12 @@ class OneRow:
         return [*out, template[done:]]
 
     def message(self, rows: np.ndarray, seq: int, part: int) -> bytes:
-        """The message of the only row of a message at a place."""
+        """The encapsulated record batch of a row, byte for byte what Arrow writes.
+
+        Args:
+            rows: structured array of shape `(1,)` and of the dtype given above.
+            seq, part: place of the message whose only row it is.
+        """
         if self._between:
             have = rows.view(np.uint8).data
             own = {"seq": seq, "part": part, "row": 0}

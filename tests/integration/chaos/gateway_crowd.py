@@ -15,6 +15,7 @@ import selectors
 import socket
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -120,6 +121,7 @@ class Crowd:
         self._selector = selectors.DefaultSelector()
         self._members: dict[str, list[Member]] = {kind: [] for kind in KINDS}
         self._cut: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self._gone: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}  # what members that left had counted
 
     def join(self, kind: str, count: int) -> dict[str, Any]:
         """Connect so many; meanwhile the others read."""
@@ -154,11 +156,15 @@ class Crowd:
         late = np.array([ns for m in self._members["healthy"] for ns in m.late_ns], np.int64)
         return {
             "late_ms": [float(np.percentile(late, p)) / 1e6 for p in (50, 99)] if len(late) else [],
-            "faults": sum(m.faults for m in self._all()),
-            "left_out": {kind: sum(m.left_out for m in members) for kind, members in self._members.items()},
-            "frames": {kind: sum(m.frames for m in members) for kind, members in self._members.items()},
+            "faults": sum(self._sum("faults").values()),
+            "left_out": self._sum("left_out"),
+            "frames": self._sum("frames"),
             "cut": self._cut,
         }
+
+    def _sum(self, what: str) -> dict[str, int]:
+        """A count over all members so far, by kind."""
+        return {k: self._gone[k][what] + sum(getattr(m, what) for m in members) for k, members in self._members.items()}
 
     def _all(self) -> list[Member]:
         return [m for members in self._members.values() for m in members]
@@ -173,6 +179,7 @@ class Crowd:
         if member.kind == "healthy":
             self._selector.unregister(member.sock)
         member.sock.close()
+        self._gone[member.kind].update(faults=member.faults, left_out=member.left_out, frames=member.frames)
         self._members[member.kind].remove(member)
 
     def _serve(self, seconds: float) -> None:

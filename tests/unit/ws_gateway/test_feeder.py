@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from schemas import bins, trades
 from schemas.envelope import Envelope, crc32
 from schemas.message import Message
 from schemas.topics import BINS, TRADES
+from tests.unit.sinks.messages import make_records
 from ws_gateway import catalogue
 from ws_gateway.channel import Gap
 from ws_gateway.decode import block_of
@@ -43,17 +45,22 @@ def test_rows_come_out_as_they_went_in_whatever_the_radius(blocks, radius):
         block.table["b_pull"]
 
 
+@pytest.mark.parametrize("stream", ["bins", "trades", "gaps", "events"])
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("spec", [BINS, TRADES], ids=["bins", "trades"])
-def test_a_block_holds_as_much_memory_as_it_says(blocks, trade_blocks, spec, rows):
+def test_a_block_holds_as_much_memory_as_it_says(blocks, trade_blocks, stream, rows):
     """What rings and kept segments are bounded by; the message and what Arrow made of it are gone."""
-    made = (blocks if spec is BINS else trade_blocks)(5, rows=rows)
-    value = encode_rows(made.table, bins.columns(5) if spec is BINS else trades.COLUMNS)
-    stream = catalogue.stream(spec.stream)
-    kept = [block_of(message(0, value, spec=spec), stream)]
+    if stream in ("gaps", "events"):
+        heard = make_records().topics[f"t1.{stream}.v1"][rows]
+    else:
+        made = (blocks if stream == "bins" else trade_blocks)(5, rows=rows)
+        spec, columns = (BINS, bins.columns(5)) if stream == "bins" else (TRADES, trades.COLUMNS)
+        heard = message(0, encode_rows(made.table, columns), spec=spec)
+    kept = [block_of(heard, catalogue.stream(stream))]
     tracemalloc.start()
     try:
-        kept += [block_of(message(seq, bytes(bytearray(value)), spec=spec), stream) for seq in range(1000, 1500)]
+        for offset in range(1000, 1500):
+            again = replace(heard, value=bytes(bytearray(heard.value)), offset=offset)
+            kept.append(block_of(again, catalogue.stream(stream)))
         gc.collect()
         held = tracemalloc.get_traced_memory()[0] / 500
     finally:
